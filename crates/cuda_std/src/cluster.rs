@@ -1,0 +1,68 @@
+//! Thread block clusters (sm_90+).
+
+use crate::gpu_only;
+#[cfg(target_arch = "nvptx64")]
+use crate::nvvm;
+
+/// Rank of this block in its cluster (`%cluster_ctarank`, PTX ISA 10.15).
+#[gpu_only]
+#[inline(always)]
+pub fn block_rank() -> u32 {
+    // SAFETY: reading a special register has no precondition.
+    unsafe { nvvm::cluster_ctarank() }
+}
+
+/// Blocks of the cluster (`%cluster_nctarank`, PTX ISA 10.16).
+#[gpu_only]
+#[inline(always)]
+pub fn num_blocks() -> u32 {
+    // SAFETY: reading a special register has no precondition.
+    unsafe { nvvm::cluster_nctarank() }
+}
+
+/// Arrives on the cluster barrier with release semantics (`barrier.cluster.arrive.aligned`, PTX ISA 9.7.13.3).
+///
+/// # Safety
+/// Every non-exited thread of the cluster arrives once per phase, in warp-uniform control flow, then waits.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn arrive() {
+    // SAFETY: the caller's duty is the instruction's.
+    unsafe { nvvm::cluster_arrive() }
+}
+
+/// Arrives without ordering any memory (`barrier.cluster.arrive.relaxed.aligned`, PTX ISA 9.7.13.3).
+///
+/// # Safety
+/// As [`arrive`].
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn arrive_relaxed() {
+    // SAFETY: the caller's duty is the instruction's.
+    unsafe { nvvm::cluster_arrive_relaxed() }
+}
+
+/// Waits for the cluster barrier with acquire semantics (`barrier.cluster.wait.aligned`, PTX ISA 9.7.13.3).
+///
+/// # Safety
+/// The thread has arrived on this phase; warp-uniform control flow.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn wait() {
+    // SAFETY: the caller's duty is the instruction's.
+    unsafe { nvvm::cluster_wait() }
+}
+
+/// Barrier over all threads of the cluster.
+///
+/// # Safety
+/// Every non-exited thread of the cluster executes this call.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn sync() {
+    // SAFETY: the caller's duty is the pair's.
+    unsafe {
+        arrive();
+        wait();
+    }
+}

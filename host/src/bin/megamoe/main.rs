@@ -1,0 +1,2 @@
+//! The `megamoe` program.
+fn main() {}
