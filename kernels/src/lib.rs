@@ -1,1 +1,26 @@
-//! Being written.
+//! The GPU kernels, in Rust.
+//!
+//! Compiled twice. For `nvptx64` (by `cargo xtask build-ptx`) every `#[kernel]` becomes an entry of one PTX module
+//! per architecture, committed under `kernels/ptx/`. On the host it is an ordinary library on stable Rust: the
+//! launch table ([`launch`]), the PTX text ([`PTX_SM_90A`], [`PTX_SM_100A`]) and the pure functions that the
+//! kernels are made of, with their tests.
+//!
+//! One kernel, one file. Arithmetic comes from `nvfp4` alone, the very source that the host runs, so device and
+//! host agree bit for bit.
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
+
+pub mod launch;
+pub mod quantize_nvfp4_rows;
+pub mod row;
+pub mod swiglu_quantize_nvfp4;
+
+cuda_std::dynamic_shared_memory!();
+
+/// PTX for Hopper (`sm_90a`), generated; see `docs/kernels.md`.
+#[cfg(not(target_arch = "nvptx64"))]
+pub const PTX_SM_90A: &str = include_str!("../ptx/sm_90a.ptx");
+
+/// PTX for Blackwell (`sm_100a`), generated; see `docs/kernels.md`.
+#[cfg(not(target_arch = "nvptx64"))]
+pub const PTX_SM_100A: &str = include_str!("../ptx/sm_100a.ptx");

@@ -46,6 +46,6 @@ pub mod wgmma;
 pub mod prelude {
     pub use crate::convergence::opaque;
     pub use crate::launch::LaunchBounds;
-    pub use crate::{gpu_only, kernel};
     pub use crate::{global, shared, thread, warp};
+    pub use crate::{gpu_only, kernel};
 }

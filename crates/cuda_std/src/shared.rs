@@ -45,7 +45,9 @@ pub unsafe fn dynamic() -> u32 {
 pub unsafe fn load_u32(address: u32) -> u32 {
     let v: u32;
     // SAFETY: the caller vouches for the address.
-    unsafe { core::arch::asm!("ld.shared.b32 {}, [{}];", lateout(reg32) v, in(reg32) address, options(readonly, nostack)) }
+    unsafe {
+        core::arch::asm!("ld.shared.b32 {}, [{}];", lateout(reg32) v, in(reg32) address, options(readonly, nostack))
+    }
     v
 }
 
@@ -90,7 +92,9 @@ pub unsafe fn load_v4(address: u32) -> [u32; 4] {
 #[inline(always)]
 pub unsafe fn store_u32(address: u32, value: u32) {
     // SAFETY: the caller vouches for the address.
-    unsafe { core::arch::asm!("st.shared.b32 [{}], {};", in(reg32) address, in(reg32) value, options(nostack)) }
+    unsafe {
+        core::arch::asm!("st.shared.b32 [{}], {};", in(reg32) address, in(reg32) value, options(nostack))
+    }
 }
 
 /// Stores two words (`st.shared.v2.b32`).

@@ -95,7 +95,10 @@ impl Function {
             return Err(Error::new(t.span(), format!("kernel `{name}` cannot be `{t}`")));
         }
         if let Some(t) = self.generics.first() {
-            return Err(Error::new(t.span(), format!("kernel `{name}` cannot be generic: an entry has one body")));
+            return Err(Error::new(
+                t.span(),
+                format!("kernel `{name}` cannot be generic: an entry has one body"),
+            ));
         }
         if let Some(t) = self.tail.first() {
             return Err(Error::new(t.span(), format!("kernel `{name}` cannot return a value")));
@@ -119,7 +122,10 @@ impl Function {
         let mut out = self.attributes.clone();
         out.extend(self.visibility.clone());
         out.extend(self.qualifiers.iter().cloned());
-        out.extend([TokenTree::Ident(Ident::new("fn", self.name.span())), TokenTree::Ident(self.name.clone())]);
+        out.extend([
+            TokenTree::Ident(Ident::new("fn", self.name.span())),
+            TokenTree::Ident(self.name.clone()),
+        ]);
         out.extend(self.generics.iter().cloned());
         out.extend([TokenTree::Group(self.param_group.clone())]);
         out.extend(self.tail.iter().cloned());

@@ -1,0 +1,171 @@
+//! The launch table: what a host must know to launch each kernel.
+//!
+//! The bounds of a row are the ones that its `#[kernel(bounds = ..)]` names, so the table and the PTX cannot
+//! differ; a test compares them all the same.
+
+pub use cuda_std::launch::LaunchBounds;
+
+use crate::{quantize_nvfp4_rows, row, swiglu_quantize_nvfp4};
+
+/// An architecture that a PTX module is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arch {
+    /// Hopper with its architecture-specific features: compute capability 9.0 only.
+    Sm90a,
+    /// Blackwell with its architecture-specific features: compute capability 10.0 only.
+    Sm100a,
+}
+
+impl Arch {
+    /// Every architecture that PTX is shipped for.
+    pub const ALL: [Arch; 2] = [Arch::Sm90a, Arch::Sm100a];
+
+    /// The name in `.target`: `sm_90a` or `sm_100a`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Arch::Sm90a => "sm_90a",
+            Arch::Sm100a => "sm_100a",
+        }
+    }
+
+    /// The PTX module for this architecture.
+    #[cfg(not(target_arch = "nvptx64"))]
+    pub const fn ptx(self) -> &'static str {
+        match self {
+            Arch::Sm90a => crate::PTX_SM_90A,
+            Arch::Sm100a => crate::PTX_SM_100A,
+        }
+    }
+
+    /// The architecture whose module runs on a device of compute capability `major.minor`.
+    pub const fn for_compute_capability(major: i32, minor: i32) -> Option<Arch> {
+        match (major, minor) {
+            (9, 0) => Some(Arch::Sm90a),
+            (10, 0) => Some(Arch::Sm100a),
+            _ => None,
+        }
+    }
+}
+
+/// Type of one kernel parameter, in the order and with the size that the launch passes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArgType {
+    /// Device pointer to data that is only read; 8 bytes.
+    ConstPtr,
+    /// Device pointer to data that is written; 8 bytes.
+    MutPtr,
+    /// `u32`; 4 bytes.
+    U32,
+    /// `f32`; 4 bytes.
+    F32,
+}
+
+impl ArgType {
+    /// Bytes of the parameter, which are also its alignment.
+    pub const fn size(self) -> usize {
+        match self {
+            ArgType::ConstPtr | ArgType::MutPtr => 8,
+            ArgType::U32 | ArgType::F32 => 4,
+        }
+    }
+}
+
+/// One kernel parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arg {
+    /// The parameter's name in the kernel.
+    pub name: &'static str,
+    /// Its type.
+    pub ty: ArgType,
+    /// Shape, element type and unit.
+    pub doc: &'static str,
+}
+
+impl Arg {
+    /// A pointer to data that is only read.
+    pub const fn input(name: &'static str, doc: &'static str) -> Self {
+        Self { name, ty: ArgType::ConstPtr, doc }
+    }
+
+    /// A pointer to data that is written.
+    pub const fn output(name: &'static str, doc: &'static str) -> Self {
+        Self { name, ty: ArgType::MutPtr, doc }
+    }
+
+    /// A `u32`.
+    pub const fn u32(name: &'static str, doc: &'static str) -> Self {
+        Self { name, ty: ArgType::U32, doc }
+    }
+
+    /// An `f32`.
+    pub const fn f32(name: &'static str, doc: &'static str) -> Self {
+        Self { name, ty: ArgType::F32, doc }
+    }
+}
+
+/// One row of the table: a kernel and how it is launched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Launch {
+    /// Name of the entry in the PTX module.
+    pub name: &'static str,
+    /// What the PTX promises: the largest block (the exact one for [`Geometry::Fixed`]), blocks per SM, cluster.
+    pub bounds: LaunchBounds,
+    /// Dynamic shared memory in bytes.
+    pub shared_bytes: u32,
+    /// Parameters in order.
+    pub args: &'static [Arg],
+    /// Architectures whose module has the entry.
+    pub archs: &'static [Arch],
+    /// How block and grid follow from the problem.
+    pub geometry: Geometry,
+}
+
+/// How a launch chooses its block and grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Geometry {
+    /// The block of [`LaunchBounds`]; the kernel's own documentation says the grid.
+    Fixed,
+    /// One block per row, striding: the block follows from the row's length, the grid from the row count and the
+    /// device. Any grid from 1 block on is right; [`Launch::rows`] gives the fast one.
+    Rows,
+}
+
+/// Block and grid of one launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dims {
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads along x, y, z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub shared_bytes: u32,
+}
+
+/// Threads of one SM on both architectures.
+const SM_THREADS: u32 = 2048;
+
+impl Launch {
+    /// Dimensions for a kernel of [`Geometry::Rows`]: up to `max_rows` rows of `k` elements on a device of `sms`
+    /// multiprocessors. One block per row (padding rows up to a multiple of 128 included: they are written too),
+    /// but no more blocks than the device can hold at once.
+    pub const fn rows(&self, max_rows: u32, k: u32, sms: u32) -> Dims {
+        let threads = row::block_threads(k);
+        // At most what the hardware holds; registers may allow fewer, and the stride takes up the rest.
+        let resident = sms * (SM_THREADS / threads);
+        let work = max_rows.div_ceil(128) * 128;
+        let blocks = if work < resident { work } else { resident };
+        Dims {
+            grid: [if blocks == 0 { 1 } else { blocks }, 1, 1],
+            block: [threads, 1, 1],
+            shared_bytes: self.shared_bytes,
+        }
+    }
+}
+
+/// Every kernel.
+pub const TABLE: &[Launch] = &[quantize_nvfp4_rows::LAUNCH, swiglu_quantize_nvfp4::LAUNCH];
+
+/// The row of the kernel `name`.
+pub fn find(name: &str) -> Option<&'static Launch> {
+    TABLE.iter().find(|row| row.name == name)
+}

@@ -1,0 +1,230 @@
+//! One row of NVFP4 by one block of threads: a thread holds its groups of 16 in registers between the row's
+//! maximum and the quantisation, so the input is read once.
+//!
+//! Group `g` of the row belongs to thread `g % block`, slot `g / block`. Neighbouring threads hold neighbouring
+//! groups: their 8-byte stores of codes coalesce, and four neighbours share one 4-byte word of the 32_4_4 scale
+//! layout, which one of them stores. The launch chooses the block size from the row's length ([`block_threads`]),
+//! so that a short row wastes no threads and a long one fills two slots.
+
+use cuda_std::prelude::*;
+use nvfp4::quantize::{Block, quantize_block, row_scale, tensor_scale_from_amax_bits};
+use nvfp4::{BLOCK, layout};
+
+/// Most threads of a block.
+pub const MAX_THREADS: u32 = 512;
+/// Groups of 16 that a thread can hold.
+pub const SLOTS: u32 = 2;
+/// Longest row in elements.
+pub const MAX_K: u32 = MAX_THREADS * SLOTS * BLOCK as u32;
+/// Most warps of a block.
+const MAX_WARPS: u32 = MAX_THREADS / 32;
+/// Dynamic shared memory in bytes: two buffers of one word per warp (see [`block_max`]).
+pub const SHARED_BYTES: u32 = 2 * MAX_WARPS * 4;
+
+const _: () = {
+    assert!(BLOCK == 16);
+    assert!(MAX_K == 16384);
+    // block_max reads the words of all warps by the lanes of one.
+    assert!(MAX_WARPS <= 32);
+    // Four neighbouring threads must hold one word of scales.
+    assert!(layout::TILE_GROUPS == 4);
+};
+
+/// Threads of a block for rows of `k` elements: one per group of 16, in whole warps, at most [`MAX_THREADS`].
+pub const fn block_threads(k: u32) -> u32 {
+    let groups = k.div_ceil(BLOCK as u32);
+    let warps = groups.div_ceil(32);
+    let warps = if warps == 0 { 1 } else { warps };
+    32 * if warps < MAX_WARPS { warps } else { MAX_WARPS }
+}
+
+/// Sixteen elements of a row as a thread holds them.
+pub trait Group: Copy {
+    /// Sixteen zeros.
+    const ZERO: Self;
+    /// Maximum of [`nvfp4::quantize::amax_bits`] over the elements.
+    fn amax_bits(&self) -> u32;
+    /// The elements.
+    fn values(&self) -> [f32; BLOCK];
+}
+
+/// Sixteen bfloat16, element `2i` in the low half of word `i`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bf16Group(pub [u32; BLOCK / 2]);
+
+impl Group for Bf16Group {
+    const ZERO: Self = Self([0; BLOCK / 2]);
+
+    #[inline(always)]
+    fn amax_bits(&self) -> u32 {
+        // The bits of |x| widened to f32 are those of |x| shifted up; integer maxima order them.
+        let mut amax = 0;
+        let mut i = 0;
+        while i < BLOCK / 2 {
+            amax = amax.max((self.0[i] << 16) & 0x7fff_ffff).max(self.0[i] & 0x7fff_0000);
+            i += 1;
+        }
+        amax
+    }
+
+    #[inline(always)]
+    fn values(&self) -> [f32; BLOCK] {
+        let mut v = [0.0; BLOCK];
+        let mut i = 0;
+        while i < BLOCK / 2 {
+            v[2 * i] = f32::from_bits(self.0[i] << 16);
+            v[2 * i + 1] = f32::from_bits(self.0[i] & 0xffff_0000);
+            i += 1;
+        }
+        v
+    }
+}
+
+/// Sixteen f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct F32Group(pub [f32; BLOCK]);
+
+impl Group for F32Group {
+    const ZERO: Self = Self([0.0; BLOCK]);
+
+    #[inline(always)]
+    fn amax_bits(&self) -> u32 {
+        let mut amax = 0;
+        let mut i = 0;
+        while i < BLOCK {
+            amax = amax.max(nvfp4::quantize::amax_bits(self.0[i]));
+            i += 1;
+        }
+        amax
+    }
+
+    #[inline(always)]
+    fn values(&self) -> [f32; BLOCK] {
+        self.0
+    }
+}
+
+/// Where a kernel writes its rows. Pointers to global memory.
+#[derive(Clone, Copy)]
+pub struct Output {
+    /// E2M1 codes, `[rows, k/2]` bytes, low nibble = even k; 8-byte aligned.
+    pub packed: *mut u8,
+    /// E4M3 scales in the 32_4_4 layout of `[rows, k/16]`; 4-byte aligned.
+    pub scales: *mut u8,
+    /// Global scale per row, `[rows]`.
+    pub row_scale: *mut f32,
+}
+
+/// The global scale of a row: the constant if there is one, else from the row's own maximum; NaN for a row with
+/// NaN or infinity.
+#[inline(always)]
+pub fn global_scale(constant: Option<f32>, row_amax_bits: u32) -> f32 {
+    match constant {
+        Some(s2) => row_scale(s2, row_amax_bits),
+        None => tensor_scale_from_amax_bits(row_amax_bits),
+    }
+}
+
+/// Maximum of `value` over the block, in every thread. `buffer` alternates between 0 and 1 from call to call:
+/// a thread can only write buffer `b` again after the barrier of the call in between, which every thread reaches
+/// after its reads of `b`. So one barrier per call is enough.
+///
+/// # Safety
+/// All threads of the block, in whole warps, call it together; the launch has [`SHARED_BYTES`] of dynamic shared
+/// memory and at most [`MAX_THREADS`] threads.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn block_max(value: u32, buffer: u32) -> u32 {
+    // SAFETY: the caller brings all threads; the addresses lie in the bytes that the launch gives.
+    unsafe {
+        let base = shared::dynamic() + buffer * (MAX_WARPS * 4);
+        let lane = warp::lane_id();
+        let in_warp = warp::reduce_max_u32(warp::FULL, value);
+        if lane == 0 {
+            shared::store_u32(base + thread::thread_idx_x() / 32 * 4, in_warp);
+        }
+        thread::sync_threads();
+        let warps = thread::block_dim_x() / 32;
+        let word = if lane < warps { shared::load_u32(base + lane * 4) } else { 0 };
+        warp::reduce_max_u32(warp::FULL, word)
+    }
+}
+
+/// Quantises one row of `groups` groups, at most [`SLOTS`] per thread; `load(g)` gives group `g < groups`.
+///
+/// # Safety
+/// All threads of the block call it together, with the same arguments; as [`block_max`]; `out` holds the row.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn quantize_row<G: Group>(
+    load: impl Fn(u32) -> G,
+    out: Output,
+    row: u32,
+    groups: u32,
+    constant: Option<f32>,
+    buffer: u32,
+) {
+    let first = thread::thread_idx_x();
+    let second = first + thread::block_dim_x();
+    let a = if first < groups { load(first) } else { G::ZERO };
+    let b = if second < groups { load(second) } else { G::ZERO };
+    let amax = a.amax_bits().max(b.amax_bits());
+    // SAFETY: all threads are here.
+    let s2 = global_scale(constant, unsafe { block_max(amax, buffer) });
+    if first == 0 {
+        // SAFETY: the caller vouches for the row.
+        unsafe { out.row_scale.add(row as usize).write(s2) };
+    }
+    // SAFETY: the caller vouches for the row; whole warps are here, and the second condition is the block's.
+    unsafe {
+        store_group(out, row, first, groups, quantize_block(&a.values(), s2));
+        if groups > thread::block_dim_x() {
+            store_group(out, row, second, groups, quantize_block(&b.values(), s2));
+        }
+    }
+}
+
+/// Writes zero scales for a padding row (`row` between the row count and its multiple of 128).
+///
+/// # Safety
+/// `out` holds the padded scales; all threads of the block call it together.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn zero_padding_row(out: Output, row: u32, groups: u32) {
+    let words = groups.div_ceil(4);
+    let mut w = thread::thread_idx_x();
+    while w < words {
+        let at = layout::sf_offset(row as usize, w as usize * 4, groups as usize);
+        // SAFETY: inside the padded scales.
+        unsafe { out.scales.add(at).cast::<u32>().write(0) };
+        w += thread::block_dim_x();
+    }
+}
+
+/// Stores the codes of group `g` and, from every fourth thread, a word of four scales.
+///
+/// # Safety
+/// All threads of the warp call it together, with consecutive `g`; `out` holds the row.
+#[gpu_only]
+#[inline(always)]
+unsafe fn store_group(out: Output, row: u32, g: u32, groups: u32, block: Block) {
+    let lane = warp::lane_id();
+    // Groups past the end come with scale 0: the padding of the last word.
+    let mut word = u32::from(block.scale) << (8 * (lane & 3));
+    // SAFETY: all lanes are here.
+    unsafe {
+        word |= warp::shuffle_xor(warp::FULL, word, 1);
+        word |= warp::shuffle_xor(warp::FULL, word, 2);
+    }
+    // SAFETY: the caller vouches for the row; `g` is bounded.
+    unsafe {
+        if g < groups {
+            let at = row as usize * groups as usize + g as usize;
+            out.packed.cast::<u64>().add(at).write(block.codes);
+            if lane & 3 == 0 {
+                let at = layout::sf_offset(row as usize, g as usize, groups as usize);
+                out.scales.add(at).cast::<u32>().write(word);
+            }
+        }
+    }
+}
