@@ -132,7 +132,6 @@ pub fn global_scale(constant: Option<f32>, row_amax_bits: u32) -> f32 {
 /// # Safety
 /// All threads of the block, in whole warps, call it together; the launch has [`SHARED_BYTES`] of dynamic shared
 /// memory and at most [`MAX_THREADS`] threads.
-#[gpu_only]
 #[inline(always)]
 pub unsafe fn block_max(value: u32, buffer: u32) -> u32 {
     // SAFETY: the caller brings all threads; the addresses lie in the bytes that the launch gives.
@@ -154,7 +153,6 @@ pub unsafe fn block_max(value: u32, buffer: u32) -> u32 {
 ///
 /// # Safety
 /// All threads of the block call it together, with the same arguments; as [`block_max`]; `out` holds the row.
-#[gpu_only]
 #[inline(always)]
 pub unsafe fn quantize_row<G: Group>(
     load: impl Fn(u32) -> G,
@@ -188,7 +186,6 @@ pub unsafe fn quantize_row<G: Group>(
 ///
 /// # Safety
 /// `out` holds the padded scales; all threads of the block call it together.
-#[gpu_only]
 #[inline(always)]
 pub unsafe fn zero_padding_row(out: Output, row: u32, groups: u32) {
     let words = groups.div_ceil(4);
@@ -205,7 +202,6 @@ pub unsafe fn zero_padding_row(out: Output, row: u32, groups: u32) {
 ///
 /// # Safety
 /// All threads of the warp call it together, with consecutive `g`; `out` holds the row.
-#[gpu_only]
 #[inline(always)]
 unsafe fn store_group(out: Output, row: u32, g: u32, groups: u32, block: Block) {
     let lane = warp::lane_id();

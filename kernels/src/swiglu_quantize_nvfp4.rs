@@ -63,7 +63,6 @@ pub fn swiglu_group(
 ///
 /// # Safety
 /// `p` is 16-byte aligned and 64 bytes there are readable and not written while the kernel runs.
-#[gpu_only]
 #[inline(always)]
 unsafe fn load_group(p: *const f32) -> [f32; BLOCK] {
     let mut v = [0.0; BLOCK];

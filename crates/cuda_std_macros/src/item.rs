@@ -143,11 +143,14 @@ fn parse_params(group: &Group) -> Result<Vec<Param>, Error> {
     let mut params = Vec::new();
     let mut current: Vec<TokenTree> = Vec::new();
     let mut depth = 0i32;
+    let mut after_minus = false;
     for token in group.stream() {
         if let TokenTree::Punct(p) = &token {
+            // The `>` of `->` closes nothing.
+            let arrow = std::mem::replace(&mut after_minus, p.as_char() == '-');
             match p.as_char() {
                 '<' => depth += 1,
-                '>' => depth -= 1,
+                '>' if !arrow => depth -= 1,
                 ',' if depth == 0 => {
                     params.push(parse_param(&current)?);
                     current.clear();

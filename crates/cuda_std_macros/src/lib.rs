@@ -133,16 +133,18 @@ fn launch_line(name: &Ident, bounds: TokenStream) -> TokenStream {
 
 fn expand_gpu_only(input: TokenStream) -> Result<TokenStream, Error> {
     let f = Function::parse(input)?;
-    let mut host = String::new();
+    let mut host = TokenStream::new();
     for p in &f.params {
-        host.push_str(&format!("let _ = &{};", p.name));
+        // The parameter's own token: text parsed again would lose its hygiene inside a macro.
+        host.extend(source("let _ = &"));
+        host.extend([TokenTree::Ident(p.name.clone()), Punct::new(';', Spacing::Alone).into()]);
     }
-    host.push_str(&format!("::core::panic!(\"cuda_std: `{}` runs on the GPU only\")", f.name));
+    host.extend(source(&format!("::core::panic!(\"cuda_std: `{}` runs on the GPU only\")", f.name)));
 
     let mut out = TokenStream::new();
     out.extend(source("#[cfg(target_arch = \"nvptx64\")]"));
     out.extend(f.whole(f.body.clone()));
     out.extend(source("#[cfg(not(target_arch = \"nvptx64\"))]"));
-    out.extend(f.whole(Group::new(Delimiter::Brace, source(&host))));
+    out.extend(f.whole(Group::new(Delimiter::Brace, host)));
     Ok(out)
 }
