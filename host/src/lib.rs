@@ -15,6 +15,8 @@
 
 pub mod checkpoint;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod diagnose;
 mod error;
 pub mod io;
