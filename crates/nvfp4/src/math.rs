@@ -28,9 +28,11 @@ const fn exp2i(n: i32) -> f32 {
 /// subnormals round once.
 #[inline(always)]
 pub const fn exp(x: f32) -> f32 {
-    if !(x <= 88.722_84) {
-        // +inf and overflow; NaN comes through `x + x`.
-        return if x > 88.722_84 { f32::INFINITY } else { x + x };
+    if x > 88.722_84 {
+        return f32::INFINITY;
+    }
+    if x.is_nan() {
+        return x;
     }
     if x < -104.0 {
         return 0.0;
@@ -145,6 +147,16 @@ pub const fn softplus(x: f32) -> f32 {
     let abs = f32::from_bits(x.to_bits() & 0x7fff_ffff);
     let tail = ln_1p_unit(exp(-abs));
     if x > 0.0 { x + tail } else { tail }
+}
+
+/// `sqrt(ln(1 + e^x))`, within 2 ulp down to where the result itself is subnormal (-174).
+///
+/// Below -18, `ln(1 + e^x)` is `e^x` to 2^-27, so the root is `e^(x/2)`. It is taken that way there because `e^x`
+/// is subnormal from -87.3 on and 0 from -104 on while its root is not: a token whose logits are all that low
+/// would otherwise lose its routing weights.
+#[inline(always)]
+pub const fn sqrt_softplus(x: f32) -> f32 {
+    if x < -18.0 { exp(0.5 * x) } else { sqrt(softplus(x)) }
 }
 
 #[cfg(test)]

@@ -47,7 +47,11 @@ impl core::fmt::Display for CastError {
                 i32::from(max) - 127
             ),
             CastError::GlobalScale { max } => {
-                write!(f, "largest scale 2^{} gives a global scale that is not a normal f32", i32::from(max) - 127)
+                write!(
+                    f,
+                    "largest scale 2^{} gives a global scale that is not a normal f32",
+                    i32::from(max) - 127
+                )
             }
         }
     }

@@ -79,7 +79,7 @@ pub const fn quantize_block(x: &[f32; BLOCK], s2: f32) -> Block {
         amax = if bits > amax { bits } else { amax };
         i += 1;
     }
-    if amax >= NON_FINITE_BITS || amax == 0 || !(s2 > 0.0) {
+    if amax >= NON_FINITE_BITS || amax == 0 || s2.is_nan() || s2 <= 0.0 {
         return Block::ZERO;
     }
     let scale = block_scale(f32::from_bits(amax), s2);

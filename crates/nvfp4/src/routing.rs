@@ -26,7 +26,7 @@ pub enum Scoring {
 /// Turns a row of logits into scores in place. A NaN logit gives a NaN score (under softmax, a NaN row).
 pub fn scores(logits: &mut [f32], scoring: Scoring) {
     match scoring {
-        Scoring::SqrtSoftplus => logits.iter_mut().for_each(|x| *x = math::sqrt(math::softplus(*x))),
+        Scoring::SqrtSoftplus => logits.iter_mut().for_each(|x| *x = math::sqrt_softplus(*x)),
         Scoring::Sigmoid => logits.iter_mut().for_each(|x| *x = math::sigmoid(*x)),
         Scoring::Softmax => softmax(logits),
     }

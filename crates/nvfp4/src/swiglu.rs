@@ -71,7 +71,9 @@ mod tests {
         for limit in [0.1f32, 1.0, 7.0, 10.0] {
             let mut g = -40.0f32;
             while g < 40.0 {
-                assert!(swiglu(g, 1e9, limit).abs() <= bound_scale(limit) * crate::GLOBAL_RANGE * (1.0 + 1e-6));
+                assert!(
+                    swiglu(g, 1e9, limit).abs() <= bound_scale(limit) * crate::GLOBAL_RANGE * (1.0 + 1e-6)
+                );
                 g += 0.01;
             }
         }
