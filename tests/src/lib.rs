@@ -1,3 +1,5 @@
 //! Shared by the cross-crate tests.
 
+pub mod checkpoint_writer;
 pub mod golden;
+pub mod gpu;
