@@ -1,0 +1,69 @@
+//! Where poison comes from.
+
+/// Shadow of a register value: 0 is clean; otherwise the kind of source and the code index that read it.
+/// Values computed from poisoned ones carry the first operand's origin on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin(u32);
+
+/// Kind of an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginKind {
+    /// A register that was never written.
+    Register,
+    /// Global memory.
+    Global,
+    /// Shared memory.
+    Shared,
+    /// Local memory.
+    Local,
+    /// Tensor memory.
+    Tensor,
+    /// Registers owned by an asynchronous operation that was not waited for.
+    InFlight,
+}
+
+impl Origin {
+    /// Initialised.
+    pub const CLEAN: Origin = Origin(0);
+    /// A register that was never written.
+    pub const UNWRITTEN_REGISTER: Origin = Origin(1 << 28);
+
+    /// Poison of the given kind, first read by the instruction at `pc`.
+    pub fn new(kind: OriginKind, pc: u32) -> Self {
+        let kind = match kind {
+            OriginKind::Register => 1,
+            OriginKind::Global => 2,
+            OriginKind::Shared => 3,
+            OriginKind::Local => 4,
+            OriginKind::Tensor => 5,
+            OriginKind::InFlight => 6,
+        };
+        Origin(kind << 28 | (pc & 0x0fff_ffff))
+    }
+
+    /// Whether there is no poison.
+    #[inline(always)]
+    pub fn is_clean(self) -> bool {
+        self.0 == 0
+    }
+
+    /// This origin, or `other` if this one is clean.
+    #[inline(always)]
+    pub fn or(self, other: Origin) -> Origin {
+        if self.0 != 0 { self } else { other }
+    }
+
+    /// Kind and code index; `None` if clean.
+    pub fn parts(self) -> Option<(OriginKind, u32)> {
+        let kind = match self.0 >> 28 {
+            1 => OriginKind::Register,
+            2 => OriginKind::Global,
+            3 => OriginKind::Shared,
+            4 => OriginKind::Local,
+            5 => OriginKind::Tensor,
+            6 => OriginKind::InFlight,
+            _ => return None,
+        };
+        Some((kind, self.0 & 0x0fff_ffff))
+    }
+}

@@ -1,0 +1,571 @@
+//! Launching a grid.
+
+use rayon::prelude::*;
+
+use super::asynchronous::Engine;
+use super::cluster::Cluster;
+use super::cta::{Cta, NamedBarrier};
+use super::ctx::{AsyncCtx, Ctx};
+use super::global::GlobalMemory;
+use super::local::LocalMemory;
+use super::schedule::{Random, Schedule};
+use super::shared::SharedMemory;
+use super::warp::{Flow, LaneState, Warp};
+use super::{LANES, Wait};
+use crate::check::{Checks, Class, Finding, Place, Report};
+use crate::counters::Counters;
+use crate::ops::State;
+use crate::program::Program;
+
+/// Extents in x, y, z.
+pub type Dim3 = [u32; 3];
+
+/// A kernel argument.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Argument {
+    /// A 32-bit value.
+    B32(u32),
+    /// A 64-bit value: integers and device addresses.
+    B64(u64),
+    /// A by-value aggregate, such as a tensor map.
+    Bytes(Vec<u8>),
+}
+
+/// A launch.
+pub struct Launch<'a> {
+    /// The entry.
+    pub program: &'a Program,
+    /// Addresses of the module's variables on this device, in module order.
+    pub symbols: &'a [u64],
+    /// Device memory.
+    pub global: &'a GlobalMemory,
+    /// CTAs.
+    pub grid: Dim3,
+    /// Threads per CTA.
+    pub block: Dim3,
+    /// CTAs per cluster.
+    pub cluster: Dim3,
+    /// Bytes of dynamic shared memory.
+    pub dynamic_shared: u32,
+    /// Arguments in parameter order.
+    pub arguments: &'a [Argument],
+    /// Schedule.
+    pub schedule: Schedule,
+    /// Checkers.
+    pub checks: Checks,
+    /// Warp instructions per cluster after which the run is stopped (a livelock guard); 0 = no limit.
+    pub budget: u64,
+}
+
+/// Why a launch was refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// Wrong number of arguments.
+    #[error("entry {entry} takes {expected} arguments, got {got}")]
+    ArgumentCount {
+        /// Entry name.
+        entry: String,
+        /// Parameters.
+        expected: usize,
+        /// Arguments given.
+        got: usize,
+    },
+    /// An argument of another size than its parameter.
+    #[error("parameter {name}: expected {expected} bytes, got {got}")]
+    ArgumentSize {
+        /// Parameter name.
+        name: String,
+        /// Its size.
+        expected: u32,
+        /// Size of the argument.
+        got: usize,
+    },
+    /// Grid, block, cluster or shared memory out of range.
+    #[error("{0}")]
+    Geometry(String),
+}
+
+/// The result of a launch.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Findings, ordered.
+    pub findings: Vec<Finding>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+/// What is constant during a launch.
+pub struct Environment<'a> {
+    /// The entry.
+    pub program: &'a Program,
+    /// Addresses of module variables.
+    pub symbols: &'a [u64],
+    /// Device memory.
+    pub global: &'a GlobalMemory,
+    /// CTAs.
+    pub grid: Dim3,
+    /// Threads per CTA.
+    pub block: Dim3,
+    /// CTAs per cluster.
+    pub cluster: Dim3,
+    /// Parameter space.
+    pub params: Vec<u8>,
+    /// Checkers.
+    pub checks: Checks,
+    /// Schedule.
+    pub schedule: Schedule,
+    /// Multiprocessors reported by `%nsmid`.
+    pub sms: u32,
+    dynamic_shared: u32,
+    budget: u64,
+}
+
+impl Environment<'_> {
+    /// The place of the instruction at `pc`, executed by a thread of a CTA (both linear).
+    pub fn place(&self, pc: u32, cta: u32, thread: u32) -> Place {
+        match self.program.code.get(pc as usize) {
+            Some(inst) => Place { line: inst.line, text: inst.text.clone(), cta, thread },
+            None => Place { cta, thread, ..Place::default() },
+        }
+    }
+}
+
+/// Runs a grid to its end.
+///
+/// # Errors
+/// [`LaunchError`] if the launch itself is not valid; what goes wrong inside is in [`Outcome::findings`].
+pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
+    let env = Environment {
+        program: l.program,
+        symbols: l.symbols,
+        global: l.global,
+        grid: l.grid,
+        block: l.block,
+        cluster: l.cluster,
+        params: parameters(l)?,
+        checks: l.checks,
+        schedule: l.schedule,
+        sms: 132,
+        dynamic_shared: l.dynamic_shared,
+        budget: l.budget,
+    };
+    geometry(l)?;
+    let clusters: Vec<Dim3> = positions(std::array::from_fn(|i| l.grid[i] / l.cluster[i]));
+    let finished: Vec<Cluster> = if l.program.inter_cta_sync {
+        // CTAs may wait for each other: interleave them, deterministically, on this thread.
+        let mut all: Vec<Runner> = clusters.iter().map(|&c| Runner::new(&env, c)).collect();
+        run_together(&env, &mut all);
+        all.into_iter().map(|r| r.cluster).collect()
+    } else {
+        clusters
+            .par_iter()
+            .map(|&c| {
+                let mut runner = Runner::new(&env, c);
+                run_together(&env, std::slice::from_mut(&mut runner));
+                runner.cluster
+            })
+            .collect()
+    };
+    let (mut report, mut counters) = (Report::default(), Counters::default());
+    for cluster in finished {
+        report.merge(cluster.report);
+        counters.merge(&cluster.counters);
+    }
+    Ok(Outcome { findings: report.into_sorted(), counters })
+}
+
+fn parameters(l: &Launch<'_>) -> Result<Vec<u8>, LaunchError> {
+    let params = &l.program.params;
+    if params.len() != l.arguments.len() {
+        return Err(LaunchError::ArgumentCount {
+            entry: l.program.name.clone(),
+            expected: params.len(),
+            got: l.arguments.len(),
+        });
+    }
+    let mut bytes = vec![0; l.program.param_bytes as usize];
+    for (param, argument) in params.iter().zip(l.arguments) {
+        let data = match argument {
+            Argument::B32(v) => v.to_le_bytes().to_vec(),
+            Argument::B64(v) => v.to_le_bytes().to_vec(),
+            Argument::Bytes(b) => b.clone(),
+        };
+        // A narrow parameter takes the low bytes of a 32-bit argument.
+        let fits = data.len() == param.bytes as usize || (data.len() == 4 && param.bytes < 4);
+        if !fits {
+            return Err(LaunchError::ArgumentSize {
+                name: param.name.clone(),
+                expected: param.bytes,
+                got: data.len(),
+            });
+        }
+        let at = param.offset as usize;
+        bytes[at..at + param.bytes as usize].copy_from_slice(&data[..param.bytes as usize]);
+    }
+    Ok(bytes)
+}
+
+fn geometry(l: &Launch<'_>) -> Result<(), LaunchError> {
+    let product = |d: Dim3| d.iter().map(|&x| u64::from(x)).product::<u64>();
+    let refuse = |why: String| Err(LaunchError::Geometry(why));
+    if product(l.grid) == 0 || product(l.block) == 0 || product(l.cluster) == 0 {
+        return refuse("grid, block and cluster must not be empty".to_owned());
+    }
+    if product(l.block) > 1024 {
+        return refuse(format!("a block of {:?} has more than 1024 threads", l.block));
+    }
+    if product(l.cluster) > 16 || (0..3).any(|i| !l.grid[i].is_multiple_of(l.cluster[i])) {
+        return refuse(format!("clusters of {:?} do not tile a grid of {:?}", l.cluster, l.grid));
+    }
+    if product(l.grid) > 1 << 24 {
+        return refuse(format!("a grid of {:?} is too large to emulate", l.grid));
+    }
+    if l.dynamic_shared > 232_448 {
+        return refuse(format!("{} bytes of dynamic shared memory exceed 232448", l.dynamic_shared));
+    }
+    for (name, values) in &l.program.directives {
+        let numbers: Vec<u64> = values.iter().filter_map(|v| v.parse().ok()).collect();
+        let dims = |n: &[u64]| [0, 1, 2].map(|i| n.get(i).copied().unwrap_or(1));
+        let (block, cluster) = (l.block.map(u64::from), l.cluster.map(u64::from));
+        let wrong = match name.as_str() {
+            "maxntid" => product(l.block) > dims(&numbers).iter().product(),
+            "reqntid" => block != dims(&numbers),
+            "reqnctapercluster" => cluster != dims(&numbers),
+            "maxclusterrank" => product(l.cluster) > numbers.first().copied().unwrap_or(u64::MAX),
+            _ => false,
+        };
+        if wrong {
+            return refuse(format!(".{name} {} does not allow this launch", values.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn positions(dims: Dim3) -> Vec<Dim3> {
+    let mut all = Vec::new();
+    for z in 0..dims[2] {
+        for y in 0..dims[1] {
+            for x in 0..dims[0] {
+                all.push([x, y, z]);
+            }
+        }
+    }
+    all
+}
+
+/// A cluster being run.
+struct Runner {
+    cluster: Cluster,
+    random: Random,
+    turn: usize,
+    /// Instructions since an asynchronous operation completed.
+    since_async: u32,
+}
+
+/// Warp instructions in a row before another warp gets its turn.
+const QUANTUM: u32 = 64;
+/// Under round-robin, instructions between completions of asynchronous operations.
+const ASYNC_DELAY: u32 = 97;
+
+impl Runner {
+    fn new(env: &Environment<'_>, index: Dim3) -> Self {
+        let threads: u32 = env.block.iter().product();
+        let warps = threads.div_ceil(LANES as u32);
+        let start = env.program.static_shared_end.next_multiple_of(env.program.dynamic_shared_align);
+        let shared = (start + env.dynamic_shared) as usize;
+        let ctas = positions(env.cluster)
+            .into_iter()
+            .enumerate()
+            .map(|(rank, within)| {
+                let at: Dim3 = std::array::from_fn(|i| index[i] * env.cluster[i] + within[i]);
+                let exists = |w: u32| {
+                    let left = threads - w * LANES as u32;
+                    if left >= LANES as u32 { u32::MAX } else { (1 << left) - 1 }
+                };
+                Cta {
+                    rank: rank as u32,
+                    index: at,
+                    linear: at[0] + env.grid[0] * (at[1] + env.grid[1] * at[2]),
+                    warps: (0..warps)
+                        .map(|w| Warp::new(w as usize, exists(w), env.program.registers.len()))
+                        .collect(),
+                    local: (0..warps).map(|_| LocalMemory::new(env.program.local_bytes as usize)).collect(),
+                    shared: SharedMemory::new(shared),
+                    barriers: [NamedBarrier::default(); 16],
+                    dynamic_shared: (start, env.dynamic_shared),
+                }
+            })
+            .collect::<Vec<_>>();
+        let seed = match env.schedule {
+            Schedule::Seeded(s) => s,
+            _ => 0,
+        };
+        let state = State::new(ctas.len(), warps as usize, &env.checks);
+        Self {
+            cluster: Cluster {
+                index,
+                ctas,
+                engine: Engine::default(),
+                report: Report::default(),
+                state,
+                counters: Counters::default(),
+                aborted: false,
+            },
+            random: Random::new(seed ^ u64::from(index[0]) << 32 ^ u64::from(index[1])),
+            turn: 0,
+            since_async: 0,
+        }
+    }
+
+    fn finished(&self) -> bool {
+        self.cluster.aborted || self.cluster.ctas.iter().flat_map(|c| &c.warps).all(|w| w.alive() == 0)
+    }
+
+    /// Warps with a lane that can execute, as (cta, warp).
+    fn runnable(&self) -> Vec<(usize, usize)> {
+        let mut out = Vec::new();
+        for (c, cta) in self.cluster.ctas.iter().enumerate() {
+            for (w, warp) in cta.warps.iter().enumerate() {
+                if warp.lanes(|s| s == LaneState::Ready) != 0 {
+                    out.push((c, w));
+                }
+            }
+        }
+        out
+    }
+
+    /// Runs one warp for a while, or completes an asynchronous operation. `false` if nothing could be done.
+    fn step(&mut self, env: &Environment<'_>) -> bool {
+        if self.finished() {
+            return false;
+        }
+        let runnable = self.runnable();
+        if self.async_turn(env, runnable.is_empty()) {
+            return true;
+        }
+        if runnable.is_empty() {
+            return false;
+        }
+        let pick = match env.schedule {
+            Schedule::LowestWarpFirst => self.spread(&runnable, 0),
+            Schedule::HighestWarpFirst => self.spread(&runnable, runnable.len() - 1),
+            Schedule::Seeded(_) => self.random.below(runnable.len()),
+            _ => {
+                self.turn = self.turn.wrapping_add(1);
+                self.turn % runnable.len()
+            }
+        };
+        let quantum = match env.schedule {
+            Schedule::Seeded(_) => 1 + self.random.below(QUANTUM as usize) as u32,
+            _ => QUANTUM,
+        };
+        let (cta, warp) = runnable[pick];
+        self.run_warp(env, cta, warp, quantum);
+        true
+    }
+
+    /// The preferred warp, except every eighth time, when the next in turn runs: a spin on the preferred warp
+    /// must not starve the one it waits for.
+    fn spread(&mut self, runnable: &[(usize, usize)], preferred: usize) -> usize {
+        self.turn = self.turn.wrapping_add(1);
+        if self.turn.is_multiple_of(8) { self.turn / 8 % runnable.len() } else { preferred }
+    }
+
+    /// Completes an asynchronous operation if the schedule says so.
+    fn async_turn(&mut self, env: &Environment<'_>, idle: bool) -> bool {
+        if self.cluster.engine.is_empty() {
+            return false;
+        }
+        let due = match env.schedule {
+            Schedule::AsyncAtOnce => true,
+            Schedule::AsyncLate | Schedule::AsyncReversed => idle,
+            Schedule::Seeded(_) => idle || self.random.below(4) == 0,
+            _ => idle || self.since_async >= ASYNC_DELAY,
+        };
+        if !due {
+            return false;
+        }
+        self.since_async = 0;
+        let heads = self.cluster.engine.heads();
+        let pick = match env.schedule {
+            Schedule::AsyncReversed => heads.len() - 1,
+            Schedule::Seeded(_) => self.random.below(heads.len()),
+            _ => 0,
+        };
+        if let Some(op) = self.cluster.engine.take(heads[pick]) {
+            op.complete(&mut AsyncCtx { env, cluster: &mut self.cluster });
+        }
+        true
+    }
+
+    fn run_warp(&mut self, env: &Environment<'_>, cta: usize, index: usize, quantum: u32) {
+        let placeholder = Warp::new(index, 0, 0);
+        let mut warp = std::mem::replace(&mut self.cluster.ctas[cta].warps[index], placeholder);
+        warp.yielded = 0;
+        for _ in 0..quantum {
+            if !self.step_warp(env, cta, &mut warp) || self.cluster.aborted {
+                break;
+            }
+            self.since_async = self.since_async.saturating_add(1);
+            if env.schedule == Schedule::AsyncAtOnce && !self.cluster.engine.is_empty() {
+                break;
+            }
+        }
+        self.cluster.ctas[cta].warps[index] = warp;
+    }
+
+    /// One instruction of a warp: of its ready lanes, those with the lowest pc. `false` = let others run.
+    fn step_warp(&mut self, env: &Environment<'_>, cta: usize, warp: &mut Warp) -> bool {
+        let ready = warp.lanes(|s| s == LaneState::Ready);
+        // Lanes that spun already in this round stand back for diverged ones.
+        let candidates = if ready & !warp.yielded != 0 { ready & !warp.yielded } else { return false };
+        let lanes = |m: u32| (0..LANES).filter(move |l| m >> l & 1 == 1);
+        let Some(pc) = lanes(candidates).map(|l| warp.pc[l]).min() else { return false };
+        let converged = lanes(ready).filter(|&l| warp.pc[l] == pc).fold(0u32, |m, l| m | 1 << l);
+        let Some(inst) = env.program.code.get(pc as usize) else {
+            // Falling off the end is `ret`.
+            for l in lanes(converged) {
+                warp.state[l] = LaneState::Exited;
+            }
+            return true;
+        };
+        if env.budget != 0 && self.cluster.counters.warp_instructions >= env.budget {
+            let place = env.place(pc, self.cluster.ctas[cta].linear, (warp.index * LANES) as u32);
+            let message = format!("stopped after {} warp instructions", env.budget);
+            self.cluster.report.add(Finding {
+                class: Class::Budget,
+                place,
+                message,
+                earlier: None,
+                count: 1,
+            });
+            self.cluster.aborted = true;
+            return false;
+        }
+        let mut ctx = Ctx { env, cluster: &mut self.cluster, cta, warp, mask: converged, converged, pc };
+        if let Some((reg, negated)) = inst.guard {
+            let mut mask = 0;
+            for l in lanes(converged) {
+                let origin = ctx.warp.origin(reg, l);
+                if !origin.is_clean() {
+                    ctx.report_poison(origin, l, "a guard predicate");
+                }
+                mask |= u32::from((ctx.warp.get(reg, l) & 1 == 1) != negated) << l;
+            }
+            ctx.mask = mask;
+        }
+        if inst.op.is_aligned() && env.checks.aligned && ctx.mask != 0 && ctx.mask != ctx.warp.alive() {
+            let (mask, alive) = (ctx.mask, ctx.warp.alive());
+            let lane = mask.trailing_zeros() as usize;
+            ctx.finding(
+                Class::Divergent,
+                lane,
+                format!(
+                    "executed by lanes {mask:#010x} of {alive:#010x}, but `.aligned` needs the whole warp"
+                ),
+                None,
+            );
+        }
+        let flow = if ctx.mask != 0 || inst.op.runs_without_lanes() {
+            inst.op.execute(&mut ctx)
+        } else {
+            Flow::Next
+        };
+        let mask = ctx.mask;
+        self.cluster.counters.warp_instructions += 1;
+        self.cluster.counters.lane_instructions += u64::from(mask.count_ones());
+        warp.issued += 1;
+        // Lanes whose guard is false go on.
+        for l in lanes(converged & !mask) {
+            warp.pc[l] = pc + 1;
+        }
+        let mut go_on = true;
+        for l in lanes(mask) {
+            match flow {
+                Flow::Next | Flow::Yield => warp.pc[l] = pc + 1,
+                Flow::Jump(target) => warp.pc[l] = target,
+                Flow::Exit => warp.state[l] = LaneState::Exited,
+                Flow::Retry(wait) => warp.state[l] = LaneState::Retry(wait),
+                Flow::Block(wait) => warp.state[l] = LaneState::Blocked(wait),
+                Flow::Abort => {}
+            }
+        }
+        match flow {
+            Flow::Yield => {
+                warp.yielded |= mask;
+                go_on = warp.lanes(|s| s == LaneState::Ready) & !warp.yielded != 0;
+            }
+            // A backward branch may be a spin: let others run now and then.
+            Flow::Jump(target) if target <= pc => warp.yielded = 0,
+            Flow::Abort => self.cluster.aborted = true,
+            Flow::Exit => State::on_exit(&mut self.cluster, cta, warp, mask),
+            _ => {}
+        }
+        go_on
+    }
+
+    /// Reports that nothing can run.
+    fn deadlock(&mut self, env: &Environment<'_>) {
+        let mut waits: Vec<(Wait, u32, u32, u32, u32)> = Vec::new();
+        for cta in &self.cluster.ctas {
+            for warp in &cta.warps {
+                for lane in 0..LANES {
+                    let (LaneState::Retry(wait) | LaneState::Blocked(wait)) = warp.state[lane] else {
+                        continue;
+                    };
+                    let thread = (warp.index * LANES + lane) as u32;
+                    match waits.iter_mut().find(|w| w.0 == wait && w.1 == warp.pc[lane] && w.2 == cta.linear)
+                    {
+                        Some(w) => w.4 += 1,
+                        None => waits.push((wait, warp.pc[lane], cta.linear, thread, 1)),
+                    }
+                }
+            }
+        }
+        let in_flight = self.cluster.engine.describe();
+        for (wait, pc, cta, thread, count) in waits {
+            let state = self.cluster.state.describe_wait(&self.cluster.ctas, wait);
+            let mut message = format!("deadlock: {count} thread(s) wait for {state}");
+            if !in_flight.is_empty() {
+                message.push_str(&format!("; in flight: {}", in_flight.join(", ")));
+            }
+            let place = env.place(pc, cta, thread);
+            self.cluster.report.add(Finding {
+                class: Class::Deadlock,
+                place,
+                message,
+                earlier: None,
+                count: 1,
+            });
+        }
+        self.cluster.aborted = true;
+    }
+}
+
+/// Runs clusters, each a step in turn, until all are finished; a round in which none can do anything is a
+/// deadlock of all that are left.
+fn run_together(env: &Environment<'_>, runners: &mut [Runner]) {
+    loop {
+        let mut progress = false;
+        for runner in runners.iter_mut() {
+            progress |= runner.step(env);
+        }
+        if runners.iter().all(Runner::finished) {
+            break;
+        }
+        if !progress {
+            runners.iter_mut().filter(|r| !r.finished()).for_each(|r| r.deadlock(env));
+            break;
+        }
+    }
+    for runner in runners {
+        // What is still in flight when the last thread exits completes (or is a finding of its family).
+        while let Some(&key) = runner.cluster.engine.heads().first() {
+            if let Some(op) = runner.cluster.engine.take(key) {
+                op.complete(&mut AsyncCtx { env, cluster: &mut runner.cluster });
+            }
+        }
+        State::on_finish(&mut runner.cluster, env);
+    }
+}

@@ -1,0 +1,55 @@
+//! Shared memory of a CTA, with a shadow bit per byte.
+
+/// Bytes and their initialisation.
+pub struct SharedMemory {
+    bytes: Vec<u8>,
+    /// 1 = written.
+    init: Vec<bool>,
+}
+
+impl SharedMemory {
+    /// `size` bytes, uninitialised (filled with a pattern that is NaN in every format we use).
+    pub fn new(size: usize) -> Self {
+        Self { bytes: vec![0xff; size], init: vec![false; size] }
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// `n` bytes at `offset`, `None` if out of range.
+    pub fn get(&self, offset: u32, n: usize) -> Option<&[u8]> {
+        let at = offset as usize;
+        self.bytes.get(at..at.checked_add(n)?)
+    }
+
+    /// Whether all of the bytes have been written.
+    pub fn is_init(&self, offset: u32, n: usize) -> bool {
+        let at = offset as usize;
+        self.init.get(at..at + n).is_some_and(|s| s.iter().all(|&b| b))
+    }
+
+    /// Writes bytes and marks them initialised or poisoned. `false` if out of range.
+    #[must_use]
+    pub fn set(&mut self, offset: u32, data: &[u8], init: bool) -> bool {
+        let at = offset as usize;
+        let Some(range) = at.checked_add(data.len()).map(|end| at..end) else { return false };
+        let Some(slot) = self.bytes.get_mut(range.clone()) else { return false };
+        slot.copy_from_slice(data);
+        self.init[range].fill(init);
+        true
+    }
+
+    /// Little-endian word of up to 8 bytes.
+    pub fn word(&self, offset: u32, n: usize) -> Option<u64> {
+        let mut word = [0; 8];
+        word[..n].copy_from_slice(self.get(offset, n)?);
+        Some(u64::from_le_bytes(word))
+    }
+}

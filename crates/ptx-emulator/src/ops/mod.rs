@@ -1,0 +1,80 @@
+//! Instructions, a file per family. Each family has `decode_fn`s for its mnemonics in the table below.
+
+mod control;
+mod integer;
+mod moves;
+
+use crate::check::Checks;
+use crate::decode::DecodeFn;
+use crate::machine::{Cluster, Cta, Environment, Wait, Warp};
+
+/// One row of a family's table: which instructions it decodes.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// First component of the opcode.
+    pub root: &'static str,
+    /// Modifiers that must all be there for this entry; the first matching entry wins, so the more special
+    /// ones come first.
+    pub when: &'static [&'static str],
+    /// Decodes it.
+    pub decode: DecodeFn,
+}
+
+/// An entry for every instruction with that root.
+pub const fn root(root: &'static str, decode: DecodeFn) -> Entry {
+    Entry { root, when: &[], decode }
+}
+
+/// An entry for instructions with that root and all of those modifiers.
+pub const fn form(root: &'static str, when: &'static [&'static str], decode: DecodeFn) -> Entry {
+    Entry { root, when, decode }
+}
+
+/// The families, searched in order.
+const FAMILIES: &[&[Entry]] = &[control::TABLE, integer::TABLE, moves::TABLE];
+
+/// The decode function of an opcode; `None` = not modelled.
+pub fn decode_fn(opcode: &[String]) -> Option<DecodeFn> {
+    let (root, modifiers) = opcode.split_first()?;
+    let fits = |e: &&Entry| e.root == root && e.when.iter().all(|w| modifiers.iter().any(|m| m == w));
+    FAMILIES.iter().copied().flatten().find(fits).map(|e| e.decode)
+}
+
+/// Whether an instruction can make CTAs of different clusters wait for each other, or makes results depend on
+/// their order: atomics, reductions and strong accesses to global or generic memory.
+pub fn may_sync_ctas(text: &str) -> bool {
+    let opcode = text.trim_start_matches(|c| c != ' ').trim_start();
+    let opcode = if text.starts_with('@') { opcode } else { text };
+    let opcode = opcode.split_whitespace().next().unwrap_or_default();
+    let mut parts = opcode.split('.');
+    let root = parts.next().unwrap_or_default();
+    let has = |names: &[&str]| opcode.split('.').any(|p| names.contains(&p.trim_end_matches(';')));
+    let shared = opcode.contains(".shared");
+    match root {
+        "atom" | "red" => !shared,
+        "ld" | "st" => !shared && has(&["acquire", "release", "relaxed", "volatile", "mmio"]),
+        _ => false,
+    }
+}
+
+/// State that instruction families keep in a cluster.
+#[derive(Default)]
+pub struct State {}
+
+impl State {
+    /// For a cluster of `ctas` CTAs of `warps` warps.
+    pub fn new(_ctas: usize, _warps: usize, _checks: &Checks) -> Self {
+        Self::default()
+    }
+
+    /// Lanes of a warp (taken out of its CTA) exit.
+    pub fn on_exit(_cluster: &mut Cluster, _cta: usize, _warp: &mut Warp, _mask: u32) {}
+
+    /// All threads have exited and nothing is in flight, or the cluster was stopped.
+    pub fn on_finish(_cluster: &mut Cluster, _env: &Environment<'_>) {}
+
+    /// What a wait waits for, in words with numbers, for deadlock reports.
+    pub fn describe_wait(&self, _ctas: &[Cta], wait: Wait) -> String {
+        format!("{wait:?}")
+    }
+}

@@ -1,0 +1,324 @@
+//! Turns a syntax tree into a [`Module`].
+
+use std::collections::HashMap;
+
+use super::layout::{align_up, extent};
+use super::{Global, Inst, Module, Param, Program, Reg, RegisterInfo};
+use crate::decode::{DecodeError, Decoder, Names, Src};
+use crate::machine::SHARED_RESERVED;
+use crate::ops;
+use crate::syntax::ast::{self, Instruction, Item, Operand, Space, Statement, Variable};
+use crate::types::Ty;
+
+/// Why a module cannot be run.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The text is not PTX.
+    #[error(transparent)]
+    Syntax(#[from] crate::syntax::SyntaxError),
+    /// Instructions that are not modelled or not valid, all of them.
+    #[error("{} instruction(s) not supported; first: {}", .0.len(), .0[0])]
+    Decode(Vec<DecodeError>),
+    /// A declaration that is not modelled or not valid.
+    #[error("line {line}: `{name}`: {why}")]
+    Declaration {
+        /// Source line.
+        line: u32,
+        /// Declared name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Loads a module from PTX text.
+///
+/// # Errors
+/// [`LoadError`]; every unsupported instruction is reported, not only the first.
+pub fn load(source: &str) -> Result<Module, LoadError> {
+    let tree = crate::syntax::parse(source)?;
+    let mut globals = Vec::new();
+    let mut symbols = HashMap::new();
+    let mut shared = SharedLayout { end: SHARED_RESERVED, dynamic_align: 16 };
+    for item in &tree.items {
+        if let Item::Variable(v) = item {
+            declare_module_variable(v, &mut globals, &mut symbols, &mut shared)?;
+        }
+    }
+    let mut errors = Vec::new();
+    let mut entries = Vec::new();
+    for item in &tree.items {
+        let Item::Function(f) = item else { continue };
+        if f.is_entry && f.body.is_some() {
+            entries.push(Linker::new(&symbols, shared).entry(f, &mut errors)?);
+        }
+    }
+    if !errors.is_empty() {
+        return Err(LoadError::Decode(errors));
+    }
+    Ok(Module { target: tree.target, globals, entries })
+}
+
+#[derive(Clone, Copy)]
+struct SharedLayout {
+    end: u32,
+    dynamic_align: u32,
+}
+
+impl SharedLayout {
+    /// Places a shared variable.
+    fn place(&mut self, v: &Variable) -> Result<Src, LoadError> {
+        let (_, size, align) = extent(v).ok_or_else(|| bad(v, "unknown type or size"))?;
+        if v.dims == [0] {
+            self.dynamic_align = self.dynamic_align.max(align);
+            return Ok(Src::DynamicShared(0));
+        }
+        let offset = align_up(self.end, align);
+        let end = u64::from(offset) + size;
+        if end > 0x4_0000 {
+            return Err(bad(v, "shared memory exceeds 256 KiB"));
+        }
+        self.end = end as u32;
+        Ok(Src::Shared(offset))
+    }
+}
+
+fn bad(v: &Variable, why: &str) -> LoadError {
+    LoadError::Declaration { line: v.line, name: v.name.clone(), why: why.to_owned() }
+}
+
+fn declare_module_variable(
+    v: &Variable,
+    globals: &mut Vec<Global>,
+    symbols: &mut HashMap<String, Src>,
+    shared: &mut SharedLayout,
+) -> Result<(), LoadError> {
+    let src = match v.space {
+        Space::Shared => shared.place(v)?,
+        Space::Global | Space::Const => {
+            let (ty, size, align) = extent(v).ok_or_else(|| bad(v, "unknown type or size"))?;
+            let unit = ty.bytes() as usize;
+            let mut bytes = Vec::new();
+            for value in &v.init {
+                let word = match *value {
+                    Operand::Int(i) => i as u64,
+                    Operand::F32(b) => u64::from(b),
+                    Operand::F64(b) if ty == Ty::F32 => u64::from((f64::from_bits(b) as f32).to_bits()),
+                    Operand::F64(b) => b,
+                    _ => return Err(bad(v, "initialiser is not a constant")),
+                };
+                bytes.extend_from_slice(&word.to_le_bytes()[..unit.min(8)]);
+            }
+            if size > 1 << 30 {
+                return Err(bad(v, "larger than 1 GiB"));
+            }
+            bytes.resize(bytes.len().max(size as usize), 0);
+            globals.push(Global { name: v.name.clone(), constant: v.space == Space::Const, align, bytes });
+            Src::Global(globals.len() as u32 - 1, 0)
+        }
+        _ => return Err(bad(v, "state space is not allowed at module scope")),
+    };
+    symbols.insert(v.name.clone(), src);
+    Ok(())
+}
+
+/// Names declared in one `{ }`.
+#[derive(Default)]
+struct Scope {
+    parent: Option<usize>,
+    registers: HashMap<String, (Reg, Ty)>,
+    symbols: HashMap<String, Src>,
+    labels: HashMap<String, u32>,
+}
+
+struct Linker<'a> {
+    module_symbols: &'a HashMap<String, Src>,
+    shared: SharedLayout,
+    scopes: Vec<Scope>,
+    registers: Vec<RegisterInfo>,
+    local_bytes: u32,
+    code_len: u32,
+}
+
+/// Name resolution from one scope outwards.
+struct View<'a, 'b> {
+    linker: &'a Linker<'b>,
+    scope: usize,
+}
+
+impl View<'_, '_> {
+    fn find<T>(&self, get: impl Fn(&Scope) -> Option<T>) -> Option<T> {
+        let mut at = Some(self.scope);
+        while let Some(i) = at {
+            let scope = &self.linker.scopes[i];
+            if let Some(found) = get(scope) {
+                return Some(found);
+            }
+            at = scope.parent;
+        }
+        None
+    }
+}
+
+impl Names for View<'_, '_> {
+    fn register(&self, name: &str) -> Option<(Reg, Ty)> {
+        self.find(|s| s.registers.get(name).copied())
+    }
+
+    fn symbol(&self, name: &str) -> Option<Src> {
+        self.find(|s| s.symbols.get(name).copied()).or_else(|| self.linker.module_symbols.get(name).copied())
+    }
+
+    fn label(&self, name: &str) -> Option<u32> {
+        self.find(|s| s.labels.get(name).copied())
+    }
+}
+
+impl<'a> Linker<'a> {
+    fn new(module_symbols: &'a HashMap<String, Src>, shared: SharedLayout) -> Self {
+        Self {
+            module_symbols,
+            shared,
+            scopes: Vec::new(),
+            registers: Vec::new(),
+            local_bytes: 0,
+            code_len: 0,
+        }
+    }
+
+    fn entry(mut self, f: &ast::Function, errors: &mut Vec<DecodeError>) -> Result<Program, LoadError> {
+        let mut root = Scope::default();
+        let mut params = Vec::new();
+        let mut end = 0u32;
+        for v in &f.params {
+            let (ty, size, align) = extent(v).ok_or_else(|| bad(v, "unknown type or size"))?;
+            let offset = align_up(end, align);
+            if u64::from(offset) + size > 32_764 {
+                return Err(bad(v, "parameters exceed 32764 bytes"));
+            }
+            end = offset + size as u32;
+            root.symbols.insert(v.name.clone(), Src::Param(offset));
+            params.push(Param { name: v.name.clone(), offset, bytes: size as u32, align, ty });
+        }
+        self.scopes.push(root);
+        let body = f.body.as_deref().unwrap_or_default();
+        self.declare(body, 0)?;
+        let mut code = Vec::new();
+        let mut next_scope = 1;
+        self.decode(body, 0, &mut next_scope, &mut code, errors);
+        let inter_cta_sync = code.iter().any(|i: &Inst| ops::may_sync_ctas(&i.text));
+        Ok(Program {
+            name: f.name.clone(),
+            params,
+            param_bytes: end,
+            static_shared_end: self.shared.end,
+            dynamic_shared_align: self.shared.dynamic_align,
+            local_bytes: self.local_bytes,
+            registers: self.registers,
+            code,
+            directives: f.directives.clone(),
+            inter_cta_sync,
+        })
+    }
+
+    /// First pass: registers, variables and labels of every scope, and the number of instructions.
+    fn declare(&mut self, statements: &[Statement], scope: usize) -> Result<(), LoadError> {
+        for statement in statements {
+            match statement {
+                Statement::Label(name) => {
+                    self.scopes[scope].labels.insert(name.clone(), self.code_len);
+                }
+                Statement::Instruction(_) => self.code_len += 1,
+                Statement::Raw(_) => {}
+                Statement::Block(inner) => {
+                    self.scopes.push(Scope { parent: Some(scope), ..Scope::default() });
+                    let id = self.scopes.len() - 1;
+                    self.declare(inner, id)?;
+                }
+                Statement::Variable(v) => self.declare_variable(v, scope)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn declare_variable(&mut self, v: &Variable, scope: usize) -> Result<(), LoadError> {
+        let (ty, size, align) = extent(v).ok_or_else(|| bad(v, "unknown type or size"))?;
+        match v.space {
+            Space::Reg => {
+                if v.vector.is_some() || !v.dims.is_empty() {
+                    return Err(bad(v, "vector registers are not modelled"));
+                }
+                let names: Vec<String> = match v.count {
+                    Some(n) if n > 1 << 20 => return Err(bad(v, "too many registers")),
+                    Some(n) => (0..n).map(|i| format!("{}{i}", v.name)).collect(),
+                    None => vec![v.name.clone()],
+                };
+                for name in names {
+                    let reg = self.registers.len() as Reg;
+                    let halves = if ty == Ty::B128 { 2 } else { 1 };
+                    for _ in 0..halves {
+                        self.registers.push(RegisterInfo { name: name.clone(), ty });
+                    }
+                    self.scopes[scope].registers.insert(name, (reg, ty));
+                }
+            }
+            Space::Shared => {
+                let src = self.shared.place(v)?;
+                self.scopes[scope].symbols.insert(v.name.clone(), src);
+            }
+            Space::Local => {
+                let offset = align_up(self.local_bytes, align);
+                if u64::from(offset) + size > 1 << 20 {
+                    return Err(bad(v, "local memory exceeds 1 MiB"));
+                }
+                self.local_bytes = offset + size as u32;
+                self.scopes[scope].symbols.insert(v.name.clone(), Src::Local(offset));
+            }
+            _ => return Err(bad(v, "state space is not modelled inside a function")),
+        }
+        Ok(())
+    }
+
+    /// Second pass: decodes, now that every label is known. Visits scopes in the order of the first pass.
+    fn decode(
+        &self,
+        statements: &[Statement],
+        scope: usize,
+        next_scope: &mut usize,
+        code: &mut Vec<Inst>,
+        errors: &mut Vec<DecodeError>,
+    ) {
+        for statement in statements {
+            match statement {
+                Statement::Block(inner) => {
+                    let id = *next_scope;
+                    *next_scope += 1;
+                    self.decode(inner, id, next_scope, code, errors);
+                }
+                Statement::Instruction(i) => match self.instruction(i, scope) {
+                    Ok(inst) => code.push(inst),
+                    Err(e) => errors.push(e),
+                },
+                _ => {}
+            }
+        }
+    }
+
+    fn instruction(&self, i: &Instruction, scope: usize) -> Result<Inst, DecodeError> {
+        let view = View { linker: self, scope };
+        let mut decoder = Decoder::new(i, &view);
+        let guard = match &i.guard {
+            Some(g) => match view.register(&g.name) {
+                Some((reg, Ty::Pred)) => Some((reg, g.negated)),
+                _ => return decoder.error(format!("guard `{}` is not a predicate register", g.name)),
+            },
+            None => None,
+        };
+        let op = match ops::decode_fn(&i.opcode) {
+            Some(decode) => decode(&mut decoder)?,
+            None => return decoder.error("instruction is not modelled"),
+        };
+        Ok(Inst { line: i.line, guard, text: i.to_string(), op })
+    }
+}
