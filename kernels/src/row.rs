@@ -7,8 +7,10 @@
 //! so that a short row wastes no threads and a long one fills two slots.
 
 use cuda_std::prelude::*;
-use nvfp4::quantize::{Block, quantize_block, row_scale, tensor_scale_from_amax_bits};
+use nvfp4::quantize::{Block, row_scale, tensor_scale_from_amax_bits};
 use nvfp4::{BLOCK, layout};
+
+use crate::group::{Group, quantize_group};
 
 /// Most threads of a block.
 pub const MAX_THREADS: u32 = 512;
@@ -36,72 +38,6 @@ pub const fn block_threads(k: u32) -> u32 {
     let warps = groups.div_ceil(32);
     let warps = if warps == 0 { 1 } else { warps };
     32 * if warps < MAX_WARPS { warps } else { MAX_WARPS }
-}
-
-/// Sixteen elements of a row as a thread holds them.
-pub trait Group: Copy {
-    /// Sixteen zeros.
-    const ZERO: Self;
-    /// Maximum of [`nvfp4::quantize::amax_bits`] over the elements.
-    fn amax_bits(&self) -> u32;
-    /// The elements.
-    fn values(&self) -> [f32; BLOCK];
-}
-
-/// Sixteen bfloat16, element `2i` in the low half of word `i`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bf16Group(pub [u32; BLOCK / 2]);
-
-impl Group for Bf16Group {
-    const ZERO: Self = Self([0; BLOCK / 2]);
-
-    #[inline(always)]
-    fn amax_bits(&self) -> u32 {
-        // The bits of |x| widened to f32 are those of |x| shifted up; integer maxima order them.
-        let mut amax = 0;
-        let mut i = 0;
-        while i < BLOCK / 2 {
-            amax = amax.max((self.0[i] << 16) & 0x7fff_ffff).max(self.0[i] & 0x7fff_0000);
-            i += 1;
-        }
-        amax
-    }
-
-    #[inline(always)]
-    fn values(&self) -> [f32; BLOCK] {
-        let mut v = [0.0; BLOCK];
-        let mut i = 0;
-        while i < BLOCK / 2 {
-            v[2 * i] = f32::from_bits(self.0[i] << 16);
-            v[2 * i + 1] = f32::from_bits(self.0[i] & 0xffff_0000);
-            i += 1;
-        }
-        v
-    }
-}
-
-/// Sixteen f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct F32Group(pub [f32; BLOCK]);
-
-impl Group for F32Group {
-    const ZERO: Self = Self([0.0; BLOCK]);
-
-    #[inline(always)]
-    fn amax_bits(&self) -> u32 {
-        let mut amax = 0;
-        let mut i = 0;
-        while i < BLOCK {
-            amax = amax.max(nvfp4::quantize::amax_bits(self.0[i]));
-            i += 1;
-        }
-        amax
-    }
-
-    #[inline(always)]
-    fn values(&self) -> [f32; BLOCK] {
-        self.0
-    }
 }
 
 /// Where a kernel writes its rows. Pointers to global memory.
@@ -149,13 +85,25 @@ pub unsafe fn block_max(value: u32, buffer: u32) -> u32 {
     }
 }
 
-/// Quantises one row of `groups` groups, at most [`SLOTS`] per thread; `load(g)` gives group `g < groups`.
+/// What a kernel quantises.
+pub trait Source {
+    /// How a thread holds sixteen elements.
+    type Group: Group;
+
+    /// Group `g` of the row.
+    ///
+    /// # Safety
+    /// The row has a group `g`.
+    unsafe fn load(&self, g: u32) -> Self::Group;
+}
+
+/// Quantises one row of `groups` groups, at most [`SLOTS`] per thread.
 ///
 /// # Safety
 /// All threads of the block call it together, with the same arguments; as [`block_max`]; `out` holds the row.
 #[inline(always)]
-pub unsafe fn quantize_row<G: Group>(
-    load: impl Fn(u32) -> G,
+pub unsafe fn quantize_row<S: Source>(
+    source: &S,
     out: Output,
     row: u32,
     groups: u32,
@@ -164,20 +112,25 @@ pub unsafe fn quantize_row<G: Group>(
 ) {
     let first = thread::thread_idx_x();
     let second = first + thread::block_dim_x();
-    let a = if first < groups { load(first) } else { G::ZERO };
-    let b = if second < groups { load(second) } else { G::ZERO };
-    let amax = a.amax_bits().max(b.amax_bits());
+    // SAFETY: the row has the groups.
+    let (a, b) = unsafe {
+        (
+            if first < groups { source.load(first) } else { S::Group::ZERO },
+            if second < groups { source.load(second) } else { S::Group::ZERO },
+        )
+    };
+    let (amax_a, amax_b) = (a.amax_bits(), b.amax_bits());
     // SAFETY: all threads are here.
-    let s2 = global_scale(constant, unsafe { block_max(amax, buffer) });
+    let s2 = global_scale(constant, unsafe { block_max(amax_a.max(amax_b), buffer) });
     if first == 0 {
         // SAFETY: the caller vouches for the row.
         unsafe { out.row_scale.add(row as usize).write(s2) };
     }
     // SAFETY: the caller vouches for the row; whole warps are here, and the second condition is the block's.
     unsafe {
-        store_group(out, row, first, groups, quantize_block(&a.values(), s2));
+        store_group(out, row, first, groups, quantize_group(&a, amax_a, s2));
         if groups > thread::block_dim_x() {
-            store_group(out, row, second, groups, quantize_block(&b.values(), s2));
+            store_group(out, row, second, groups, quantize_group(&b, amax_b, s2));
         }
     }
 }

@@ -5,14 +5,15 @@
 //! `i/2 + i/16 + 12`, so the floor is `8.5625 * rows * i` bytes over 4.3 TB/s on an H200:
 //! 6.3 us per 1024 rows of i = 3072.
 
+use crate::group::F32Group;
 use crate::launch::{Arch, Arg, Geometry, Launch, LaunchBounds};
-use crate::row::{self, F32Group, Output};
+use crate::row::{self, Output, Source};
 use cuda_std::prelude::*;
 use nvfp4::swiglu::swiglu;
 use nvfp4::{BLOCK, layout};
 
 /// Bounds of the kernel.
-pub const BOUNDS: LaunchBounds = LaunchBounds::block(row::MAX_THREADS).min_ctas(2);
+pub const BOUNDS: LaunchBounds = LaunchBounds::block(row::MAX_THREADS).min_ctas(1);
 
 /// Its row of the launch table.
 pub const LAUNCH: Launch = Launch {
@@ -79,6 +80,27 @@ unsafe fn load_group(p: *const f32) -> [f32; BLOCK] {
     v
 }
 
+/// One row of gate and up.
+struct Rows {
+    gate: *const f32,
+    up: *const f32,
+    alpha_gate: f32,
+    alpha_up: f32,
+    limit: f32,
+}
+
+impl Source for Rows {
+    type Group = F32Group;
+
+    #[inline(always)]
+    unsafe fn load(&self, g: u32) -> F32Group {
+        let at = g as usize * BLOCK;
+        // SAFETY: the row has the group; groups are 64 bytes from a 16-byte aligned start.
+        let (gate, up) = unsafe { (load_group(self.gate.add(at)), load_group(self.up.add(at))) };
+        swiglu_group(gate, up, self.alpha_gate, self.alpha_up, self.limit)
+    }
+}
+
 /// SwiGLU and quantisation of `min(*rows, max_rows)` rows; see [`LAUNCH`] for shapes and types.
 ///
 /// A row whose SwiGLU has NaN or infinity gets codes 0, scales 0 and row scale NaN. Padding as in
@@ -117,13 +139,12 @@ pub unsafe fn swiglu_quantize_nvfp4(
     while row < rows {
         // SAFETY: the alphas have `max_rows` elements.
         let (ag, au) = unsafe { (*alpha_gate.add(row as usize), *alpha_up.add(row as usize)) };
-        let load = |g: u32| {
-            let at = row as usize * acc_stride as usize + g as usize * BLOCK;
-            // SAFETY: group g of the row lies inside gate and up, 64 bytes from a 16-byte aligned start.
-            unsafe { swiglu_group(load_group(gate.add(at)), load_group(up.add(at)), ag, au, limit) }
-        };
+        let at = row as usize * acc_stride as usize;
+        // SAFETY: the row lies inside gate and up.
+        let source =
+            unsafe { Rows { gate: gate.add(at), up: up.add(at), alpha_gate: ag, alpha_up: au, limit } };
         // SAFETY: every thread of the block is here; the buffers hold the row.
-        unsafe { row::quantize_row(load, out, row, groups, constant, buffer) };
+        unsafe { row::quantize_row(&source, out, row, groups, constant, buffer) };
         row += thread::grid_dim_x();
         buffer ^= 1;
     }

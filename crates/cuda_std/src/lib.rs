@@ -18,7 +18,7 @@
 //! panic when called, so kernel crates type-check, lint and document as ordinary libraries.
 //!
 //! Section numbers are those of the PTX ISA 8.7 document.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "nvptx64", no_std)]
 #![cfg_attr(
     target_arch = "nvptx64",
     feature(asm_experimental_arch, link_llvm_intrinsics, abi_unadjusted, intrinsics),
@@ -33,6 +33,7 @@ pub mod fence;
 pub mod global;
 pub mod grid;
 pub mod launch;
+pub mod math;
 mod nvvm;
 #[cfg(target_arch = "nvptx64")]
 mod panic;
@@ -46,6 +47,6 @@ pub mod wgmma;
 pub mod prelude {
     pub use crate::convergence::opaque;
     pub use crate::launch::LaunchBounds;
-    pub use crate::{global, shared, thread, warp};
+    pub use crate::{global, math, shared, thread, warp};
     pub use crate::{gpu_only, kernel};
 }

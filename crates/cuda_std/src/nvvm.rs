@@ -63,6 +63,9 @@ intrinsics! {
     "llvm.nvvm.griddepcontrol.wait" fn griddep_wait();
     "llvm.nvvm.griddepcontrol.launch.dependents" fn griddep_launch_dependents();
 
+    "llvm.fma.f32" fn fma_rn(a: f32, b: f32, c: f32) -> f32;
+    "llvm.nvvm.prmt" fn prmt(a: u32, b: u32, selector: u32) -> u32;
+
     "llvm.nvvm.membar.cta" fn membar_cta();
     "llvm.nvvm.membar.gl" fn membar_gl();
     "llvm.nvvm.membar.sys" fn membar_sys();
