@@ -72,36 +72,42 @@ impl<T: Pod> DeviceBuffer<T> {
 
     /// Sets every byte to `byte`; does not wait.
     pub fn fill_bytes(&mut self, stream: &Stream, byte: u8) -> Result<()> {
-        if self.check(stream, self.len)? {
-            return Ok(());
-        }
+        let to = self.address(stream, 0, self.len)?;
         let _current = self.context.enter()?;
         // SAFETY: the buffer's own bytes; `&mut self`.
-        unsafe { driver::memset_d8(self.ptr, byte, self.bytes(), stream.raw()) }
+        unsafe { driver::memset_d8(to, byte, self.bytes(), stream.raw()) }
     }
 
     /// Copies `values`, which must be as many as the buffer has, and waits.
     pub fn copy_from_host(&mut self, stream: &Stream, values: &[T]) -> Result<()> {
-        if self.check(stream, values.len())? {
-            return Ok(());
-        }
+        self.check_len(values.len())?;
+        self.copy_from_host_at(stream, 0, values)
+    }
+
+    /// Copies `values` to the elements from `start` on, and waits.
+    pub fn copy_from_host_at(&mut self, stream: &Stream, start: usize, values: &[T]) -> Result<()> {
+        let to = self.address(stream, start, values.len())?;
         let _current = self.context.enter()?;
-        // SAFETY: lengths agree; `values` is borrowed until the stream has got there, because we wait.
+        // SAFETY: the range is the buffer's; `values` is borrowed until the stream has got there, because we wait.
         unsafe {
-            driver::memcpy_htod(self.ptr, bytemuck::cast_slice(values), stream.raw())?;
+            driver::memcpy_htod(to, bytemuck::cast_slice(values), stream.raw())?;
             driver::stream_synchronize(stream.raw())
         }
     }
 
     /// Copies everything into `values`, which must be as many, and waits.
     pub fn copy_to_host(&self, stream: &Stream, values: &mut [T]) -> Result<()> {
-        if self.check(stream, values.len())? {
-            return Ok(());
-        }
+        self.check_len(values.len())?;
+        self.copy_to_host_at(stream, 0, values)
+    }
+
+    /// Copies the elements from `start` on into `values`, and waits.
+    pub fn copy_to_host_at(&self, stream: &Stream, start: usize, values: &mut [T]) -> Result<()> {
+        let from = self.address(stream, start, values.len())?;
         let _current = self.context.enter()?;
-        // SAFETY: as in copy_from_host.
+        // SAFETY: as in copy_from_host_at.
         unsafe {
-            driver::memcpy_dtoh(bytemuck::cast_slice_mut(values), self.ptr, stream.raw())?;
+            driver::memcpy_dtoh(bytemuck::cast_slice_mut(values), from, stream.raw())?;
             driver::stream_synchronize(stream.raw())
         }
     }
@@ -116,22 +122,26 @@ impl<T: Pod> DeviceBuffer<T> {
     /// Copies the contents of `from`, which must be as many; does not wait.
     pub fn copy_from_device(&mut self, stream: &Stream, from: &DeviceBuffer<T>) -> Result<()> {
         self.context.check_same(&from.context, "source buffer")?;
-        if self.check(stream, from.len)? {
-            return Ok(());
-        }
+        self.check_len(from.len)?;
+        let to = self.address(stream, 0, from.len)?;
         let _current = self.context.enter()?;
         // SAFETY: lengths agree; `&mut` and `&` are different buffers. Should `from` be dropped before the stream
         // gets here, cuMemFree waits for the device.
-        unsafe { driver::memcpy_dtod(self.ptr, from.ptr, self.bytes(), stream.raw()) }
+        unsafe { driver::memcpy_dtod(to, from.ptr, self.bytes(), stream.raw()) }
     }
 
-    /// Checks context and length; true if there is nothing to do.
-    fn check(&self, stream: &Stream, len: usize) -> Result<bool> {
+    fn check_len(&self, len: usize) -> Result<()> {
+        if len == self.len { Ok(()) } else { Err(Error::mismatch("device buffer copy", self.len, len)) }
+    }
+
+    /// Address of the elements `start..start + len`, if the buffer has them and the stream is of its context.
+    fn address(&self, stream: &Stream, start: usize, len: usize) -> Result<DevicePtr> {
         self.context.check_same(stream.context(), "stream")?;
-        if len != self.len {
-            return Err(Error::mismatch("device buffer copy", format!("{} elements", self.len), len));
+        if start.checked_add(len).is_none_or(|end| end > self.len) {
+            let got = format!("{len} from {start} on");
+            return Err(Error::mismatch("range of a device buffer", format!("0..{}", self.len), got));
         }
-        Ok(self.bytes() == 0)
+        Ok(self.ptr.byte_add((start * size_of::<T>()) as u64))
     }
 }
 

@@ -410,6 +410,9 @@ pub(super) unsafe fn mem_free(pointer: DevicePtr) -> Result<()> {
 /// # Safety
 /// `bytes` at `to` are device memory; the stream is alive.
 pub(super) unsafe fn memset_d8(to: DevicePtr, value: u8, bytes: usize, on: RawStream) -> Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
     // SAFETY: the caller's.
     unsafe { call!(cuMemsetD8Async(to.0, value, bytes, stream(on))) }
 }
@@ -417,6 +420,9 @@ pub(super) unsafe fn memset_d8(to: DevicePtr, value: u8, bytes: usize, on: RawSt
 /// # Safety
 /// `from.len()` bytes at `to` are device memory; `from` lives until the stream has got there.
 pub(super) unsafe fn memcpy_htod(to: DevicePtr, from: &[u8], on: RawStream) -> Result<()> {
+    if from.is_empty() {
+        return Ok(());
+    }
     // SAFETY: the caller's.
     unsafe { call!(cuMemcpyHtoDAsync_v2(to.0, from.as_ptr().cast(), from.len(), stream(on))) }
 }
@@ -424,6 +430,9 @@ pub(super) unsafe fn memcpy_htod(to: DevicePtr, from: &[u8], on: RawStream) -> R
 /// # Safety
 /// `to.len()` bytes at `from` are device memory; `to` lives, untouched, until the stream has got there.
 pub(super) unsafe fn memcpy_dtoh(to: &mut [u8], from: DevicePtr, on: RawStream) -> Result<()> {
+    if to.is_empty() {
+        return Ok(());
+    }
     // SAFETY: the caller's.
     unsafe { call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.0, to.len(), stream(on))) }
 }
@@ -431,6 +440,9 @@ pub(super) unsafe fn memcpy_dtoh(to: &mut [u8], from: DevicePtr, on: RawStream) 
 /// # Safety
 /// `bytes` at both are device memory and do not overlap.
 pub(super) unsafe fn memcpy_dtod(to: DevicePtr, from: DevicePtr, bytes: usize, on: RawStream) -> Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
     // SAFETY: the caller's.
     unsafe { call!(cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, stream(on))) }
 }

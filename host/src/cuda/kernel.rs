@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kernels::launch::{Arch, ArgType, Launch};
+use kernels::launch::{Arch, ArgType, Dims, Geometry, Launch};
 
 use super::{Context, DevicePtr, Function, Module, RawStream};
 use crate::{Error, Result};
@@ -84,38 +84,48 @@ impl Kernel {
         &self.function
     }
 
-    /// Launches `grid_x` blocks with the table's block size and shared memory.
+    /// Launches with the dimensions that the table gives, such as [`Launch::rows`].
     ///
-    /// Checked here: every argument is there, in order and of its type, and the grid is whole clusters. No
-    /// allocation, no synchronisation: may be captured into a graph.
+    /// Checked here: every argument is there, in order and of its type; block, shared memory and grid are ones that
+    /// the table allows. No allocation, no synchronisation: may be captured into a graph.
     ///
     /// # Safety
     /// `stream` is a live stream of the kernel's context. The pointers have the shapes, alignments and lifetimes
-    /// that the table and the kernel's documentation ask for, until the kernel is finished.
-    pub unsafe fn launch(&self, stream: impl Into<RawStream>, grid_x: u32, args: Args) -> Result<()> {
+    /// that the table and the kernel's documentation ask for, until the kernel is finished; so have the dimensions.
+    pub unsafe fn launch(&self, stream: impl Into<RawStream>, dims: Dims, args: Args) -> Result<()> {
         let mut values = args.finish(self.launch)?;
-        let cluster = self.launch.bounds.cluster[0].max(1);
-        if grid_x == 0 || !grid_x.is_multiple_of(cluster) {
-            return Err(Error::mismatch(
-                format!("grid of `{}`", self.launch.name),
-                format!("a positive multiple of {cluster} blocks"),
-                grid_x,
-            ));
-        }
+        check_dims(self.launch, &dims)?;
         let mut parameters = values.each_mut().map(|value| core::ptr::from_mut(value).cast());
         let parameters = &mut parameters[..self.launch.args.len()];
-        let bounds = &self.launch.bounds;
         // SAFETY: as many parameters as the table has, each in a word at least as large; the rest is the caller's.
         unsafe {
-            self.function.launch_raw(
-                stream.into(),
-                [grid_x, 1, 1],
-                bounds.block,
-                self.launch.shared_bytes,
-                parameters,
-            )
+            self.function.launch_raw(stream.into(), dims.grid, dims.block, dims.shared_bytes, parameters)
         }
     }
+}
+
+fn check_dims(launch: &Launch, dims: &Dims) -> Result<()> {
+    let mismatch = |what: &str, expected: String, got: String| {
+        Err(Error::mismatch(format!("{what} of `{}`", launch.name), expected, got))
+    };
+    let bounds = &launch.bounds;
+    let threads: u32 = dims.block.iter().product();
+    let block_fits = match launch.geometry {
+        Geometry::Fixed => dims.block == bounds.block,
+        Geometry::Rows => threads != 0 && threads <= bounds.threads() && dims.block[1..] == [1, 1],
+    };
+    if !block_fits {
+        return mismatch("block", format!("{:?} at most", bounds.block), format!("{:?}", dims.block));
+    }
+    if dims.shared_bytes != launch.shared_bytes {
+        return mismatch("shared memory", launch.shared_bytes.to_string(), dims.shared_bytes.to_string());
+    }
+    let whole = |(&grid, &cluster): (&u32, &u32)| grid != 0 && grid.is_multiple_of(cluster.max(1));
+    if !dims.grid.iter().zip(&bounds.cluster).all(whole) {
+        let expected = format!("whole clusters of {:?}, at least one", bounds.cluster);
+        return mismatch("grid", expected, format!("{:?}", dims.grid));
+    }
+    Ok(())
 }
 
 /// The arguments of one launch, in the order of the table. Each is named, so that swapped pointers do not go
@@ -236,6 +246,21 @@ mod tests {
     fn complete_arguments_pass() {
         let values = full().finish(row()).unwrap();
         assert_eq!(values[..2], [1, 2]);
+    }
+
+    #[test]
+    fn dimensions_are_checked() {
+        let good = row().rows(1000, 2880, 132);
+        check_dims(row(), &good).unwrap();
+        for bad in [
+            Dims { grid: [0, 1, 1], ..good },
+            Dims { block: [0, 1, 1], ..good },
+            Dims { block: [32, 2, 1], ..good },
+            Dims { block: [row().bounds.threads() + 32, 1, 1], ..good },
+            Dims { shared_bytes: good.shared_bytes + 1, ..good },
+        ] {
+            assert!(matches!(check_dims(row(), &bad), Err(Error::Mismatch { .. })), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,152 @@
+//! Cases of `quantize_nvfp4_rows`.
+
+use kernels::launch::{Dims, Launch};
+use kernels::quantize_nvfp4_rows::LAUNCH;
+use nvfp4::bf16;
+
+use super::data::Data;
+use super::outputs::{Outputs, Scale, parallel_rows};
+use super::{Case, Check, DEVICE_ROWS, Device, K, ODD_CONSTANTS, REPEATS, ROWS, Value};
+
+/// The kernel's row of the launch table.
+pub static KERNEL: &Launch = &LAUNCH;
+
+/// One set of inputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem {
+    /// Rows that the buffers hold.
+    pub max_rows: usize,
+    /// Row count on the device.
+    pub rows: usize,
+    /// Elements of a row.
+    pub k: usize,
+    /// Elements from row to row of the input; the gap is NaN.
+    pub stride: usize,
+    /// Values.
+    pub data: Data,
+    /// Global scale.
+    pub scale: Scale,
+}
+
+impl Problem {
+    /// Full buffers without gaps.
+    pub fn new(rows: usize, k: usize, data: Data, scale: Scale) -> Self {
+        Self { max_rows: rows, rows, k, stride: k, data, scale }
+    }
+
+    /// The input, bf16 `[max_rows, stride]`; rows past the row count are NaN.
+    pub fn input(&self) -> Vec<u16> {
+        const NAN: u16 = 0xffff;
+        parallel_rows(NAN, self.max_rows, self.stride, |row, out| {
+            if row < self.rows {
+                let mut values = vec![0.0; self.k];
+                self.data.fill(row, 1, &mut values);
+                out.iter_mut().zip(values).for_each(|(o, v)| *o = (v.to_bits() >> 16) as u16);
+            }
+        })
+    }
+
+    /// What every byte must be, from the input alone.
+    pub fn reference(&self, x: &[u16]) -> Outputs {
+        Outputs::reference((self.max_rows, self.rows, self.k), self.scale, |row, out| {
+            let x = &x[row * self.stride..][..self.k];
+            out.iter_mut().zip(x).for_each(|(o, &bits)| *o = bf16::to_f32(bits));
+        })
+    }
+
+    /// Launches once on poisoned outputs.
+    pub fn launch(&self, device: &dyn Device, dims: Dims, x: &[u16]) -> Result<Outputs, String> {
+        let mut out = Outputs::poisoned(self.max_rows, self.k);
+        let constant = self.scale.bytes();
+        device.launch(
+            KERNEL,
+            dims,
+            &mut [
+                Value::In(bytemuck::cast_slice(x)),
+                Value::Out(&mut out.packed),
+                Value::Out(&mut out.scales),
+                Value::Out(&mut out.row_scale),
+                Value::In(&(self.rows as u32).to_le_bytes()),
+                constant.as_ref().map_or(Value::Null, |bytes| Value::In(bytes)),
+                Value::U32(self.max_rows as u32),
+                Value::U32(self.k as u32),
+                Value::U32(self.stride as u32),
+            ],
+        )?;
+        Ok(out)
+    }
+
+    /// The table's dimensions.
+    pub fn dims(&self, device: &dyn Device) -> Dims {
+        KERNEL.rows(self.max_rows as u32, self.k as u32, device.multiprocessors())
+    }
+
+    /// One launch with the table's grid, every byte compared.
+    pub fn check(&self, device: &dyn Device) -> Check {
+        self.check_grids(device, &[self.dims(device).grid[0]], 1)
+    }
+
+    /// `times` launches with the grids in turn, every byte of each compared.
+    pub fn check_grids(&self, device: &dyn Device, grids: &[u32], times: usize) -> Check {
+        let x = self.input();
+        let want = self.reference(&x);
+        for (n, &grid) in grids.iter().cycle().take(times).enumerate() {
+            self.launch(device, Dims { grid: [grid, 1, 1], ..self.dims(device) }, &x)?
+                .expect(&want)
+                .map_err(|e| format!("launch {n}, grid {grid}: {e}"))?;
+        }
+        Ok(())
+    }
+
+    fn case(self, name: String) -> Case {
+        let elements = self.max_rows * self.stride;
+        Case { name, elements, run: Box::new(move |device| self.check(device)) }
+    }
+}
+
+/// Every case.
+pub fn cases() -> Vec<Case> {
+    let name = |rest: String| format!("{}/{rest}", KERNEL.name);
+    let mut cases = Vec::new();
+    for scale in [Scale::Row, Scale::Constant(0.01)] {
+        let s = scale.name();
+        for rows in ROWS {
+            for k in K {
+                let p = Problem::new(rows, k, Data::Mixed, scale);
+                cases.push(p.case(name(format!("shape/rows={rows}/k={k}/{s}"))));
+            }
+        }
+        for data in Data::PURE {
+            for k in [16, 512, 2880, 16384] {
+                let p = Problem::new(260, k, data, scale);
+                cases.push(p.case(name(format!("data/{}/k={k}/{s}", data.name()))));
+            }
+        }
+        for (max_rows, rows) in DEVICE_ROWS {
+            let p = Problem { max_rows, ..Problem::new(rows, 2304, Data::Mixed, scale) };
+            cases.push(p.case(name(format!("device_rows/{rows}_of_{max_rows}/{s}"))));
+        }
+        for (k, stride) in [(16, 24), (2880, 2888), (7168, 8192)] {
+            let p = Problem { stride, ..Problem::new(129, k, Data::Mixed, scale) };
+            cases.push(p.case(name(format!("stride/k={k}/stride={stride}/{s}"))));
+        }
+        let p = Problem::new(300, 2880, Data::Mixed, scale);
+        let elements = p.max_rows * p.k;
+        for grid in [1, 2, 7, 299, 301, 5000] {
+            let run = move |device: &dyn Device| p.check_grids(device, &[grid], 1);
+            cases.push(Case { name: name(format!("grid/{grid}/{s}")), elements, run: Box::new(run) });
+        }
+        let run = move |device: &dyn Device| {
+            let own = p.dims(device).grid[0];
+            p.check_grids(device, &[own, own, 7, 133], REPEATS)
+        };
+        let elements = elements * REPEATS;
+        cases.push(Case { name: name(format!("repeat/{REPEATS}/{s}")), elements, run: Box::new(run) });
+    }
+    for constant in ODD_CONSTANTS {
+        let scale = Scale::Constant(constant);
+        let p = Problem::new(260, 512, Data::Mixed, scale);
+        cases.push(p.case(name(format!("constant/{}", scale.name()))));
+    }
+    cases
+}
