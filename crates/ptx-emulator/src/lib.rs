@@ -12,6 +12,7 @@ pub mod check;
 pub mod counters;
 pub mod decode;
 pub mod machine;
+pub mod numerics;
 pub mod ops;
 pub mod program;
 pub mod syntax;
