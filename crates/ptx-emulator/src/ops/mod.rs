@@ -1,6 +1,7 @@
 //! Instructions, a file per family. Each family has `decode_fn`s for its mnemonics in the table below.
 
 mod control;
+pub mod hooks;
 mod integer;
 mod moves;
 

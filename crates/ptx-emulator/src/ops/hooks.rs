@@ -1,0 +1,231 @@
+//! Where instructions tell the checkers what they do: accesses, synchronisation, proxies (PTX ISA chapter 8,
+//! memory consistency model).
+//!
+//! Rules for instruction families:
+//!
+//! * Every access of a thread to global or shared memory calls [`thread_access`], after the address has been
+//!   resolved and before the data moves. Local and parameter space need not.
+//! * Whatever orders threads calls [`thread_release`] on the side that signals and [`thread_acquire`] on the
+//!   side that has observed it, with the same [`Object`]. An instruction that does both (a barrier) releases on
+//!   arrival and acquires when it goes on.
+//! * An asynchronous operation calls [`async_issue`] when the thread issues it, [`async_access`] for what it
+//!   touches, and [`async_complete`] for every object through which its completion can be observed. Its
+//!   accesses are its own, not the thread's.
+//! * Fences call [`fence`] and [`proxy_fence`].
+//!
+//! Families never ask the checkers anything: the calls return nothing that changes execution.
+
+use crate::machine::{Cluster, Ctx, Location};
+
+/// Scope of a synchronising operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// The lanes of a warp.
+    Warp,
+    /// `.cta`.
+    Cta,
+    /// `.cluster`.
+    Cluster,
+    /// `.gpu`.
+    Gpu,
+    /// `.sys`.
+    Sys,
+}
+
+/// What threads and operations synchronise through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Object {
+    /// A generation of a warp-level barrier or `.sync` instruction of a warp: (cta rank, warp, epoch).
+    Warp(u32, u32, u32),
+    /// A generation of a named barrier: (cta rank, number, generation).
+    NamedBarrier(u32, u32, u32),
+    /// A phase of the cluster barrier.
+    ClusterBarrier(u64),
+    /// A phase of an mbarrier: owning cta rank, offset, phase counted from its initialisation. Releases go to
+    /// the current phase, acquires come from a completed one (which follows on all earlier ones).
+    Mbarrier {
+        /// Owning CTA rank.
+        cta: u32,
+        /// Offset in its shared memory.
+        offset: u32,
+        /// Phase.
+        phase: u64,
+    },
+    /// Operations of a thread that it waits for by number: (cta rank, thread, which, number of the group).
+    Group(u32, u32, GroupKind, u64),
+    /// A location that threads synchronise through by strong accesses: global address.
+    Global(u64),
+    /// The same in shared memory: (owning cta rank, offset).
+    Shared(u32, u32),
+}
+
+/// Kinds of asynchronous groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupKind {
+    /// `cp.async.wait_group` / `wait_all`.
+    CpAsync,
+    /// `cp.async.bulk.wait_group.read`: the sources have been read.
+    BulkRead,
+    /// `cp.async.bulk.wait_group`: everything is done.
+    Bulk,
+    /// `wgmma.wait_group` (the group belongs to the warpgroup; the thread is its first one).
+    Wgmma,
+    /// `tcgen05.wait::ld`.
+    TensorLoad,
+    /// `tcgen05.wait::st`.
+    TensorStore,
+}
+
+/// How memory is touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Weak read.
+    Read,
+    /// Weak write.
+    Write,
+    /// Strong read: `ld.relaxed`, `.acquire`, `.volatile`.
+    StrongRead,
+    /// Strong write.
+    StrongWrite,
+    /// Atomic read-modify-write.
+    Atomic,
+}
+
+/// The proxy an operation goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Proxy {
+    /// Loads, stores, atomics, non-bulk `cp.async`.
+    Generic,
+    /// Bulk and tensor copies, wgmma and tcgen05 reading shared memory.
+    Async,
+    /// Descriptor fetches of tensor copies.
+    TensorMap,
+}
+
+/// What a `fence.proxy.async` covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxySpace {
+    /// Everything.
+    All,
+    /// `.global`.
+    Global,
+    /// `.shared::cta`.
+    SharedCta,
+    /// `.shared::cluster`.
+    SharedCluster,
+}
+
+/// A proxy fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyFence {
+    /// `fence.proxy.async{.space}`: generic and async proxies, both ways.
+    Async(ProxySpace),
+    /// `fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster`.
+    AsyncGenericAcquire,
+    /// `fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster`.
+    AsyncGenericRelease,
+    /// `fence.proxy.alias`.
+    Alias,
+    /// `fence.proxy.tensormap::generic.acquire.scope [address], 128`.
+    TensorMapAcquire(Scope, u64),
+    /// `fence.proxy.tensormap::generic.release.scope`.
+    TensorMapRelease(Scope),
+}
+
+/// Semantics of a thread fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Semantics {
+    /// `.acquire`.
+    Acquire,
+    /// `.release`.
+    Release,
+    /// `.acq_rel`.
+    AcqRel,
+    /// `.sc`, `membar`.
+    Sc,
+    /// `fence.mbarrier_init.release.cluster`: publishes the thread's earlier `mbarrier.init`s.
+    MbarrierInit,
+    /// `fence.acquire.sync_restrict::shared::cluster.cluster`.
+    AcquireRestricted,
+    /// `fence.release.sync_restrict::shared::cta.cluster`.
+    ReleaseRestricted,
+}
+
+/// Bytes (or cells) that an asynchronous operation touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Range {
+    /// Global memory.
+    Global {
+        /// First address.
+        address: u64,
+        /// Length.
+        bytes: u32,
+    },
+    /// Shared memory.
+    Shared {
+        /// Owning CTA rank.
+        cta: u32,
+        /// First offset.
+        offset: u32,
+        /// Length.
+        bytes: u32,
+    },
+    /// Tensor memory cells.
+    Tensor {
+        /// Owning CTA rank.
+        cta: u32,
+        /// First lane.
+        lane: u32,
+        /// Lanes.
+        lanes: u32,
+        /// First column.
+        column: u32,
+        /// Columns.
+        columns: u32,
+    },
+}
+
+/// An asynchronous operation, as the checkers know it. `AsyncId::NONE` belongs to no operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AsyncId(pub u64);
+
+impl AsyncId {
+    /// No operation.
+    pub const NONE: AsyncId = AsyncId(0);
+}
+
+/// A lane touches memory. (`Location::Local` and `Location::Param` are ignored.)
+#[inline]
+pub fn thread_access(_ctx: &mut Ctx<'_>, _lane: usize, _at: Location, _bytes: u32, _kind: Kind) {}
+
+/// A lane publishes what happened before (release) on an object.
+#[inline]
+pub fn thread_release(_ctx: &mut Ctx<'_>, _lane: usize, _object: Object, _scope: Scope) {}
+
+/// A lane has observed an object (acquire).
+#[inline]
+pub fn thread_acquire(_ctx: &mut Ctx<'_>, _lane: usize, _object: Object, _scope: Scope) {}
+
+/// A thread fence.
+#[inline]
+pub fn fence(_ctx: &mut Ctx<'_>, _lane: usize, _semantics: Semantics, _scope: Scope) {}
+
+/// A proxy fence.
+#[inline]
+pub fn proxy_fence(_ctx: &mut Ctx<'_>, _lane: usize, _fence: ProxyFence) {}
+
+/// A lane issues an asynchronous operation; `what` names it in findings. What happens in the operation is
+/// ordered behind what the lane has done up to now, as far as `proxy` sees it.
+#[inline]
+pub fn async_issue(_ctx: &mut Ctx<'_>, _lane: usize, _proxy: Proxy, _what: &'static str) -> AsyncId {
+    AsyncId::NONE
+}
+
+/// An asynchronous operation touches memory. To be called when it does (on completion), in any order.
+#[inline]
+pub fn async_access(_cluster: &mut Cluster, _id: AsyncId, _range: Range, _kind: Kind) {}
+
+/// The completion of an operation becomes observable through an object: whoever acquires the object is ordered
+/// behind the operation's accesses, without a proxy fence.
+#[inline]
+pub fn async_complete(_cluster: &mut Cluster, _id: AsyncId, _object: Object) {}
