@@ -325,13 +325,66 @@ impl<'a> Decoder<'a> {
                 Ty::F64 => (v as f64).to_bits(),
                 _ => ty.truncate(v as u64),
             })),
-            &Operand::F32(bits) => Ok(Src::Imm(u64::from(bits))),
+            &Operand::F32(bits) => Ok(Src::Imm(match ty {
+                Ty::F64 => f64::from(f32::from_bits(bits)).to_bits(),
+                _ => u64::from(bits),
+            })),
             &Operand::F64(bits) => Ok(Src::Imm(match ty {
                 Ty::F32 => u64::from((f64::from_bits(bits) as f32).to_bits()),
                 _ => bits,
             })),
             other => self.error(format!("`{other}` is not a value")),
         }
+    }
+
+    /// The type that [`Self::ty`] would take.
+    pub fn peek_ty(&self) -> Option<Ty> {
+        self.modifiers.iter().rev().find_map(|m| Ty::parse(m))
+    }
+
+    /// A register operand with its declared type.
+    pub fn typed_reg_of(&self, operand: &Operand) -> Result<(Reg, Ty)> {
+        match operand {
+            Operand::Name(name) => match self.names.register(name) {
+                Some(found) => Ok(found),
+                None => self.error(format!("`{name}` is not a register")),
+            },
+            other => self.error(format!("`{other}` is not a register")),
+        }
+    }
+
+    /// Operand `i` as a destination register as wide as `ty`.
+    pub fn dst(&self, i: usize, ty: Ty) -> Result<Reg> {
+        self.dst_of(self.operand(i)?, ty)
+    }
+
+    /// A destination register as wide as `ty`.
+    pub fn dst_of(&self, operand: &Operand, ty: Ty) -> Result<Reg> {
+        let (reg, declared) = self.typed_reg_of(operand)?;
+        self.check_width(operand, declared, ty)?;
+        Ok(reg)
+    }
+
+    /// Operand `i` as a source as wide as `ty`.
+    pub fn value(&self, i: usize, ty: Ty) -> Result<Src> {
+        self.value_of(self.operand(i)?, ty)
+    }
+
+    /// A source as wide as `ty`.
+    pub fn value_of(&self, operand: &Operand, ty: Ty) -> Result<Src> {
+        if let Operand::Name(name) = operand
+            && let Some((_, declared)) = self.names.register(name)
+        {
+            self.check_width(operand, declared, ty)?;
+        }
+        self.src_of(operand, ty)
+    }
+
+    fn check_width(&self, operand: &Operand, declared: Ty, ty: Ty) -> Result<()> {
+        if declared.bits() == ty.bits() {
+            return Ok(());
+        }
+        self.error(format!("`{operand}` is declared {declared:?}, which is not as wide as {ty:?}"))
     }
 
     /// Operand `i` as an integer constant.

@@ -18,6 +18,8 @@ pub enum Ty {
     S16,
     S32,
     S64,
+    U16x2,
+    S16x2,
     F16,
     F16x2,
     BF16,
@@ -32,6 +34,13 @@ pub enum Ty {
     E5M2x2,
     E2M1x2,
     UE8M0x2,
+    E2M3x2,
+    E3M2x2,
+    E2M1x4,
+    E4M3x4,
+    E5M2x4,
+    E2M3x4,
+    E3M2x4,
 }
 
 impl Ty {
@@ -66,6 +75,15 @@ impl Ty {
             "e5m2x2" => Ty::E5M2x2,
             "e2m1x2" => Ty::E2M1x2,
             "ue8m0x2" => Ty::UE8M0x2,
+            "u16x2" => Ty::U16x2,
+            "s16x2" => Ty::S16x2,
+            "e2m3x2" => Ty::E2M3x2,
+            "e3m2x2" => Ty::E3M2x2,
+            "e2m1x4" => Ty::E2M1x4,
+            "e4m3x4" => Ty::E4M3x4,
+            "e5m2x4" => Ty::E5M2x4,
+            "e2m3x4" => Ty::E2M3x4,
+            "e3m2x4" => Ty::E3M2x4,
             _ => return None,
         })
     }
@@ -75,8 +93,10 @@ impl Ty {
         match self {
             Ty::Pred => 1,
             Ty::B8 | Ty::U8 | Ty::S8 | Ty::E4M3 | Ty::E5M2 | Ty::E2M1x2 => 8,
-            Ty::B16 | Ty::U16 | Ty::S16 | Ty::F16 | Ty::BF16 | Ty::E4M3x2 | Ty::E5M2x2 | Ty::UE8M0x2 => 16,
+            Ty::B16 | Ty::U16 | Ty::S16 | Ty::F16 | Ty::BF16 => 16,
+            Ty::E4M3x2 | Ty::E5M2x2 | Ty::UE8M0x2 | Ty::E2M3x2 | Ty::E3M2x2 | Ty::E2M1x4 => 16,
             Ty::B32 | Ty::U32 | Ty::S32 | Ty::F32 | Ty::TF32 | Ty::F16x2 | Ty::BF16x2 => 32,
+            Ty::U16x2 | Ty::S16x2 | Ty::E4M3x4 | Ty::E5M2x4 | Ty::E2M3x4 | Ty::E3M2x4 => 32,
             Ty::B64 | Ty::U64 | Ty::S64 | Ty::F64 | Ty::F32x2 => 64,
             Ty::B128 => 128,
         }
@@ -94,23 +114,12 @@ impl Ty {
 
     /// Whether the type is a floating-point one.
     pub const fn is_float(self) -> bool {
-        matches!(
-            self,
-            Ty::F16
-                | Ty::F16x2
-                | Ty::BF16
-                | Ty::BF16x2
-                | Ty::TF32
-                | Ty::F32
-                | Ty::F32x2
-                | Ty::F64
-                | Ty::E4M3
-                | Ty::E5M2
-                | Ty::E4M3x2
-                | Ty::E5M2x2
-                | Ty::E2M1x2
-                | Ty::UE8M0x2
-        )
+        !self.is_integer() && !matches!(self, Ty::Pred | Ty::B8 | Ty::B16 | Ty::B32 | Ty::B64 | Ty::B128)
+    }
+
+    /// Whether the type is a signed or unsigned integer (packed ones included).
+    pub const fn is_integer(self) -> bool {
+        self.is_signed() || matches!(self, Ty::U8 | Ty::U16 | Ty::U32 | Ty::U64 | Ty::U16x2 | Ty::S16x2)
     }
 
     /// `value` cut to the type's width: zero-extended, or sign-extended to 64 bits for signed types.

@@ -129,9 +129,19 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// Whether any lane of any source may be poisoned.
+    /// Executing lanes in which any of the sources is poisoned.
+    #[inline]
+    pub fn dirty_lanes(&self, sources: &[Src]) -> u32 {
+        let dirty = sources.iter().fold(0, |mask, s| match *s {
+            Src::Reg(reg) => mask | self.warp.dirty_lanes(reg),
+            _ => mask,
+        });
+        dirty & self.mask
+    }
+
+    /// Whether any source is poisoned in any executing lane.
     pub fn any_dirty(&self, sources: &[Src]) -> bool {
-        sources.iter().any(|s| matches!(s, Src::Reg(reg) if self.warp.is_dirty(*reg)))
+        self.dirty_lanes(sources) != 0
     }
 
     /// First poison among sources in a lane.
@@ -145,19 +155,49 @@ impl<'a> Ctx<'a> {
     }
 
     /// Computes a destination from sources in every executing lane; poison in any source poisons the result.
+    /// `f` runs for the other lanes too (so that the loop vectorises) and must not panic for any input.
+    #[inline]
     pub fn map<const N: usize>(&mut self, dst: Reg, sources: [Src; N], f: impl Fn([u64; N]) -> u64) {
         let rows: [[u64; LANES]; N] = sources.map(|s| self.row(s));
         let mut out = [0u64; LANES];
         for (lane, value) in out.iter_mut().enumerate() {
             *value = f(std::array::from_fn(|i| rows[i][lane]));
         }
-        if self.any_dirty(&sources) {
-            for lane in self.lanes() {
-                let origin = self.origin_of(&sources, lane);
-                self.warp.set(dst, lane, out[lane], origin);
-            }
-        } else {
-            self.warp.set_row(dst, self.mask, &out);
+        self.write_row(dst, &sources, &out);
+    }
+
+    /// As [`Self::map`], but calls `f` for the executing lanes only: for functions that take long.
+    #[inline]
+    pub fn map_lanes<const N: usize>(&mut self, dst: Reg, sources: [Src; N], f: impl Fn([u64; N]) -> u64) {
+        let rows: [[u64; LANES]; N] = sources.map(|s| self.row(s));
+        let mut out = [0u64; LANES];
+        for lane in self.lanes() {
+            out[lane] = f(std::array::from_fn(|i| rows[i][lane]));
+        }
+        self.write_row(dst, &sources, &out);
+    }
+
+    /// Writes results to the executing lanes of `dst`, with the poison of the sources they were computed from.
+    pub fn write_row(&mut self, dst: Reg, sources: &[Src], values: &[u64; LANES]) {
+        let mut dirty = self.dirty_lanes(sources);
+        if dirty == 0 {
+            self.warp.set_row(dst, self.mask, values);
+            return;
+        }
+        // The destination may be among the sources: their poison is read before it is overwritten.
+        let mut origins = [Origin::CLEAN; LANES];
+        while dirty != 0 {
+            let lane = dirty.trailing_zeros() as usize;
+            origins[lane] = self.origin_of(sources, lane);
+            dirty &= dirty - 1;
+        }
+        self.write_origins(dst, values, &origins);
+    }
+
+    /// Writes values with their origins to the executing lanes of `dst`.
+    pub fn write_origins(&mut self, dst: Reg, values: &[u64; LANES], origins: &[Origin; LANES]) {
+        for lane in self.lanes() {
+            self.warp.set(dst, lane, values[lane], origins[lane]);
         }
     }
 

@@ -467,6 +467,8 @@ impl Runner {
                 None,
             );
         }
+        // Lanes whose guard is false go on; the instruction may change the mask of those that execute.
+        let skipped = converged & !ctx.mask;
         let flow = if ctx.mask != 0 || inst.op.runs_without_lanes() {
             inst.op.execute(&mut ctx)
         } else {
@@ -476,8 +478,7 @@ impl Runner {
         self.cluster.counters.warp_instructions += 1;
         self.cluster.counters.lane_instructions += u64::from(mask.count_ones());
         warp.issued += 1;
-        // Lanes whose guard is false go on.
-        for l in lanes(converged & !mask) {
+        for l in lanes(skipped) {
             warp.pc[l] = pc + 1;
         }
         let mut go_on = true;

@@ -92,8 +92,10 @@ pub struct Warp {
     values: Vec<u64>,
     /// Shadow of [`Self::values`]: 0 = initialised, else where the poison came from.
     shadow: Vec<Origin>,
-    /// Registers with any poisoned lane.
-    dirty: Vec<bool>,
+    /// Poisoned lanes of each register.
+    dirty: Vec<u32>,
+    /// Carry flag of each lane (`add.cc`, PTX ISA 9.7.2).
+    pub carry: u32,
     /// Counts `bar.warp.sync` and stronger barriers: orders the lanes of a warp among themselves.
     pub sync_epoch: u32,
     /// Lanes that yielded since the last scheduling round.
@@ -114,7 +116,8 @@ impl Warp {
             state,
             values: vec![0; registers * LANES],
             shadow: vec![Origin::UNWRITTEN_REGISTER; registers * LANES],
-            dirty: vec![true; registers],
+            dirty: vec![u32::MAX; registers],
+            carry: 0,
             sync_epoch: 0,
             yielded: 0,
             issued: 0,
@@ -151,49 +154,47 @@ impl Warp {
         let at = reg as usize * LANES + lane;
         self.values[at] = value;
         if origin != Origin::CLEAN {
-            self.dirty[reg as usize] = true;
+            self.dirty[reg as usize] |= 1 << lane;
             self.shadow[at] = origin;
-        } else if self.dirty[reg as usize] {
-            self.shadow[at] = Origin::CLEAN;
+        } else {
+            self.dirty[reg as usize] &= !(1 << lane);
         }
     }
 
-    /// Writes a register in all lanes of `mask`; every lane clean. Full masks clear the dirty mark.
+    /// Writes a register in all lanes of `mask`; every lane clean.
     #[inline(always)]
     pub fn set_row(&mut self, reg: Reg, mask: u32, values: &[u64; LANES]) {
         let at = reg as usize * LANES;
         let row = &mut self.values[at..at + LANES];
+        self.dirty[reg as usize] &= !mask;
         if mask == u32::MAX {
             row.copy_from_slice(values);
-            if self.dirty[reg as usize] {
-                self.shadow[at..at + LANES].fill(Origin::CLEAN);
-                self.dirty[reg as usize] = false;
-            }
             return;
         }
         for lane in 0..LANES {
-            if mask >> lane & 1 == 1 {
-                row[lane] = values[lane];
-            }
-        }
-        if self.dirty[reg as usize] {
-            for lane in 0..LANES {
-                if mask >> lane & 1 == 1 {
-                    self.shadow[at + lane] = Origin::CLEAN;
-                }
-            }
+            row[lane] = if mask >> lane & 1 == 1 { values[lane] } else { row[lane] };
         }
     }
 
     /// Shadow of a register in a lane.
     #[inline(always)]
     pub fn origin(&self, reg: Reg, lane: usize) -> Origin {
-        if self.dirty[reg as usize] { self.shadow[reg as usize * LANES + lane] } else { Origin::CLEAN }
+        if self.dirty[reg as usize] >> lane & 1 == 1 {
+            self.shadow[reg as usize * LANES + lane]
+        } else {
+            Origin::CLEAN
+        }
     }
 
-    /// Whether any lane of the register may be poisoned.
+    /// Whether any lane of the register is poisoned.
     #[inline(always)]
     pub fn is_dirty(&self, reg: Reg) -> bool {
+        self.dirty[reg as usize] != 0
+    }
+
+    /// The poisoned lanes of the register.
+    #[inline(always)]
+    pub fn dirty_lanes(&self, reg: Reg) -> u32 {
         self.dirty[reg as usize]
     }
 }
