@@ -1,0 +1,82 @@
+//! `dist`: GPU tests and bench as programs that need nothing but a driver, with a script that runs them all.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use cuda_builder::tools::Tool;
+use cuda_builder::{Arch, module, ptxas};
+
+use crate::setup;
+use crate::workspace::Workspace;
+
+const RUN_SH: &str = include_str!("dist_run.sh");
+
+/// Builds into dist/.
+pub fn run(ws: &Workspace) -> Result<()> {
+    let dist = ws.root.join("dist");
+    ws.sh.remove_path(&dist)?;
+    ws.sh.create_dir(dist.join("kernels"))?;
+    for (name, program) in programs(ws)? {
+        ws.sh.copy_file(&program, dist.join(name))?;
+    }
+    module::check_all(&ws.root)?;
+    if let Err(error) = setup::cuda_tools(ws) {
+        println!("no cubins: {error:#}");
+    }
+    for arch in Arch::ALL {
+        let ptx = module::ptx_path(&ws.root, arch);
+        ws.sh.copy_file(&ptx, dist.join(format!("kernels/{arch}.ptx")))?;
+        if Tool::Ptxas.find(&ws.root).is_ok() {
+            let cubin = dist.join(format!("kernels/{arch}.cubin"));
+            print!("{}", ptxas::assemble(&ws.root, &ptx, arch, Some(&cubin))?);
+        }
+    }
+    let script = dist.join("run.sh");
+    std::fs::write(&script, RUN_SH)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    }
+    println!("\ndist/ is ready; on a machine with a GPU and NVIDIA's driver: sh run.sh");
+    for entry in std::fs::read_dir(&dist)?.flatten() {
+        println!("  {:<24} {:>8} KiB", entry.file_name().to_string_lossy(), entry.metadata()?.len() >> 10);
+    }
+    Ok(())
+}
+
+/// The GPU tests (every `tests/tests/gpu_*.rs`) and the bench, built with the feature `cuda`: name and file.
+fn programs(ws: &Workspace) -> Result<Vec<(String, PathBuf)>> {
+    let mut tests: Vec<String> = std::fs::read_dir(ws.root.join("tests/tests"))?
+        .flatten()
+        .filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned()))
+        .filter(|name| name.starts_with("gpu_"))
+        .collect();
+    tests.sort();
+    let common = ["--release", "--package", "megamoe-tests", "--features", "cuda"];
+    let mut build = ws.cargo_cuda()?.args(["test", "--no-run"]).args(common);
+    for test in &tests {
+        build = build.args(["--test", test]);
+    }
+    let mut programs = executables(&build.args(["--message-format", "json-render-diagnostics"]).read()?)?;
+    let bench = ws.cargo_cuda()?.arg("build").args(common).args(["--bin", "gpu_bench"]);
+    programs.extend(executables(&bench.args(["--message-format", "json-render-diagnostics"]).read()?)?);
+    programs.retain(|(name, _)| name.starts_with("gpu_"));
+    programs.sort();
+    programs.dedup_by(|a, b| a.0 == b.0);
+    ensure!(programs.len() == tests.len() + 1, "cargo built {programs:?}");
+    Ok(programs)
+}
+
+/// Targets and files that cargo's messages name.
+fn executables(messages: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: serde_json::Value = serde_json::from_str(line).context("a message of cargo")?;
+        if let (Some(file), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str())
+        {
+            found.push((name.to_owned(), Path::new(file).to_path_buf()));
+        }
+    }
+    Ok(found)
+}
