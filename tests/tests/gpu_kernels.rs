@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Completion, Trial};
-use megamoe_tests::gpu::{self, Device};
+use megamoe_tests::gpu::{self, Case, Device, Ran, Unavailable};
 
-type Opened = Result<Arc<dyn Device>, String>;
+type Opened = Result<Arc<dyn Device>, Unavailable>;
 
 #[cfg(feature = "cuda")]
 fn open() -> Opened {
@@ -18,7 +18,7 @@ fn open() -> Opened {
 
 #[cfg(not(feature = "cuda"))]
 fn open() -> Opened {
-    Err("built without the feature `cuda`".to_owned())
+    Err(Unavailable::Absent("built without the feature `cuda`".to_owned()))
 }
 
 fn main() -> ExitCode {
@@ -26,17 +26,15 @@ fn main() -> ExitCode {
     // A case uses every core for its reference.
     arguments.test_threads.get_or_insert(1);
     let device: Arc<OnceLock<Opened>> = Arc::default();
-    let trial = |case: gpu::Case| {
+    let trial = |case: Case| {
         let device = Arc::clone(&device);
-        Trial::ignorable_test(case.name, move || match device.get_or_init(open) {
-            Err(reason) => Ok(Completion::ignored_with(reason)),
-            Ok(device) if case.elements > device.max_elements() => {
-                Ok(Completion::ignored_with(format!("too large for {}", device.describe())))
-            }
-            Ok(device) => {
-                (case.run)(device.as_ref())?;
-                Ok(Completion::Completed)
-            }
+        Trial::ignorable_test(case.name.clone(), move || match device.get_or_init(open) {
+            Err(Unavailable::Absent(reason)) => Ok(Completion::ignored_with(reason)),
+            Err(Unavailable::Broken(reason)) => Err(reason.into()),
+            Ok(device) => match case.run(device.as_ref())? {
+                Ran { passed: 0, .. } => Ok(Completion::ignored_with("too large for the device")),
+                _ => Ok(Completion::Completed),
+            },
         })
     };
     libtest_mimic::run(&arguments, gpu::cases().into_iter().map(trial).collect()).exit_code()

@@ -31,10 +31,10 @@ mod bench {
 
     use kernels::launch::{ArgType, Dims, Launch};
     use megamoe::cuda::{Args, DeviceBuffer, DevicePtr, Event, Kernel, Stream};
-    use megamoe_tests::gpu::Device;
     use megamoe_tests::gpu::cuda::CudaDevice;
     use megamoe_tests::gpu::data::Data;
     use megamoe_tests::gpu::outputs::Scale;
+    use megamoe_tests::gpu::{Device, Unavailable};
     use megamoe_tests::gpu::{quantize, swiglu};
     use nvfp4::{BLOCK, layout};
 
@@ -80,7 +80,9 @@ mod bench {
     }
 
     pub fn run() -> Result<bool> {
-        let device = CudaDevice::open()?;
+        let device = CudaDevice::open().map_err(|unavailable| match unavailable {
+            Unavailable::Absent(reason) | Unavailable::Broken(reason) => reason,
+        })?;
         println!("{}", device.describe());
         let l2 = device.context.device().l2_bytes().map_err(text)?;
         let copy = copy_bandwidth(&device)?;

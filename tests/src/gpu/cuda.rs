@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use kernels::launch::{ArgType, Dims, Launch};
 use megamoe::cuda::{Args, Context, Device, DeviceBuffer, DevicePtr, Kernels, Module, Stream};
 
-use super::Value;
 use super::outputs::POISON;
+use super::{Unavailable, Value};
 
 /// Environment variable that names a PTX or cubin file to test in place of the PTX that is built in.
 pub const IMAGE_ENV: &str = "MEGAMOE_KERNEL_IMAGE";
@@ -32,18 +32,17 @@ pub struct CudaDevice {
 }
 
 impl CudaDevice {
-    /// The first device that there are kernels for. The error is a reason to skip, unless the file named in
-    /// [`IMAGE_ENV`] is at fault.
-    pub fn open() -> Result<CudaDevice, String> {
-        let devices = Device::all().map_err(|e| format!("no CUDA driver: {e}"))?;
+    /// The first device that there are kernels for.
+    pub fn open() -> Result<CudaDevice, Unavailable> {
+        let devices = Device::all().map_err(|e| Unavailable::Absent(format!("no CUDA driver: {e}")))?;
         let mut reason = "no CUDA device".to_owned();
         for device in devices {
             match device.arch() {
-                Ok(_) => return Self::on(device).map_err(|e| e.to_string()),
+                Ok(_) => return Self::on(device).map_err(|e| Unavailable::Broken(e.to_string())),
                 Err(e) => reason = e.to_string(),
             }
         }
-        Err(reason)
+        Err(Unavailable::Absent(reason))
     }
 
     fn on(device: Device) -> megamoe::Result<CudaDevice> {

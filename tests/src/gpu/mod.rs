@@ -37,6 +37,15 @@ pub enum Value<'a> {
     F32(f32),
 }
 
+/// Why there is no device.
+#[derive(Clone, Debug)]
+pub enum Unavailable {
+    /// There is none here: tests are ignored, with this reason.
+    Absent(String),
+    /// There is one and it does not work: tests fail.
+    Broken(String),
+}
+
 /// Something that runs kernels.
 pub trait Device: Send + Sync {
     /// Name for people.
@@ -56,17 +65,60 @@ pub trait Device: Send + Sync {
 /// The result of a case; the error is for people.
 pub type Check = Result<(), String>;
 
-/// The body of a test.
+/// What a part of a case does.
 pub type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
 
-/// One test.
+/// One test: parts that belong together.
 pub struct Case {
-    /// Unique, `kernel/group/parameters`.
+    /// Unique, `kernel/what/parameters`.
     pub name: String,
-    /// Elements of the input.
-    pub elements: usize,
-    /// The body.
-    pub run: Body,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    label: String,
+    elements: usize,
+    body: Body,
+}
+
+/// How many parts of a case ran, and how many are too large for the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// Parts that passed.
+    pub passed: usize,
+    /// Parts left out.
+    pub too_large: usize,
+}
+
+impl Case {
+    /// A case without parts.
+    fn new(kernel: &Launch, name: impl std::fmt::Display) -> Self {
+        Self { name: format!("{}/{name}", kernel.name), parts: Vec::new() }
+    }
+
+    /// Adds a part that has `elements` input elements to work on.
+    fn part(
+        &mut self,
+        label: impl std::fmt::Debug,
+        elements: usize,
+        body: impl FnOnce(&dyn Device) -> Check + Send + 'static,
+    ) {
+        self.parts.push(Part { label: format!("{label:?}"), elements, body: Box::new(body) });
+    }
+
+    /// Runs the parts that the device can afford, until one fails.
+    pub fn run(self, device: &dyn Device) -> Result<Ran, String> {
+        let mut ran = Ran::default();
+        for part in self.parts {
+            if part.elements > device.max_elements() {
+                ran.too_large += 1;
+                continue;
+            }
+            (part.body)(device).map_err(|e| format!("{}: {e}", part.label))?;
+            ran.passed += 1;
+        }
+        Ok(ran)
+    }
 }
 
 /// Every case of every kernel.
@@ -82,8 +134,11 @@ pub const ROWS: [usize; 7] = [1, 7, 127, 128, 129, 1000, 8192];
 /// Row lengths that both kernels are tried with.
 pub const K: [usize; 7] = [16, 512, 2304, 2880, 4096, 7168, 16384];
 
-/// Launches per repeat case; each must give the same bytes.
+/// Launches per repeat test; each must give the same bytes.
 pub const REPEATS: usize = 400;
+
+/// Grids that a kernel must cope with, whatever the number of rows.
+pub const GRIDS: [u32; 6] = [1, 2, 7, 299, 301, 5000];
 
 /// Constant global scales that no sane caller passes.
 pub const ODD_CONSTANTS: [f32; 8] = [1.0, 0.0, -1.0, f32::NAN, f32::INFINITY, 1e-42, 1e-30, 3e38];

@@ -6,7 +6,7 @@ use nvfp4::bf16;
 
 use super::data::Data;
 use super::outputs::{Outputs, Scale, parallel_rows};
-use super::{Case, Check, DEVICE_ROWS, Device, K, ODD_CONSTANTS, REPEATS, ROWS, Value};
+use super::{Case, Check, DEVICE_ROWS, Device, GRIDS, K, ODD_CONSTANTS, REPEATS, ROWS, Value};
 
 /// The kernel's row of the launch table.
 pub static KERNEL: &Launch = &LAUNCH;
@@ -98,55 +98,58 @@ impl Problem {
         Ok(())
     }
 
-    fn case(self, name: String) -> Case {
-        let elements = self.max_rows * self.stride;
-        Case { name, elements, run: Box::new(move |device| self.check(device)) }
+    fn add_to(self, case: &mut Case) {
+        case.part(self, self.max_rows * self.stride, move |device| self.check(device));
     }
 }
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
-    let name = |rest: String| format!("{}/{rest}", KERNEL.name);
     let mut cases = Vec::new();
+    let mut case = |name: String, fill: &dyn Fn(&mut Case)| {
+        let mut case = Case::new(KERNEL, name);
+        fill(&mut case);
+        cases.push(case);
+    };
     for scale in [Scale::Row, Scale::Constant(0.01)] {
         let s = scale.name();
+        let mixed = |rows, k| Problem::new(rows, k, Data::Mixed, scale);
         for rows in ROWS {
-            for k in K {
-                let p = Problem::new(rows, k, Data::Mixed, scale);
-                cases.push(p.case(name(format!("shape/rows={rows}/k={k}/{s}"))));
-            }
+            case(format!("shape/rows={rows}/{s}"), &|case| {
+                K.iter().for_each(|&k| mixed(rows, k).add_to(case));
+            });
         }
         for data in Data::PURE {
-            for k in [16, 512, 2880, 16384] {
-                let p = Problem::new(260, k, data, scale);
-                cases.push(p.case(name(format!("data/{}/k={k}/{s}", data.name()))));
+            case(format!("data/{}/{s}", data.name()), &|case| {
+                [16, 512, 2880, 16384].iter().for_each(|&k| Problem::new(260, k, data, scale).add_to(case));
+            });
+        }
+        case(format!("device_rows/{s}"), &|case| {
+            for (max_rows, rows) in DEVICE_ROWS {
+                Problem { max_rows, ..mixed(rows, 2304) }.add_to(case);
             }
-        }
-        for (max_rows, rows) in DEVICE_ROWS {
-            let p = Problem { max_rows, ..Problem::new(rows, 2304, Data::Mixed, scale) };
-            cases.push(p.case(name(format!("device_rows/{rows}_of_{max_rows}/{s}"))));
-        }
-        for (k, stride) in [(16, 24), (2880, 2888), (7168, 8192)] {
-            let p = Problem { stride, ..Problem::new(129, k, Data::Mixed, scale) };
-            cases.push(p.case(name(format!("stride/k={k}/stride={stride}/{s}"))));
-        }
-        let p = Problem::new(300, 2880, Data::Mixed, scale);
+        });
+        case(format!("stride/{s}"), &|case| {
+            for (k, stride) in [(16, 24), (2880, 2888), (7168, 8192)] {
+                Problem { stride, ..mixed(129, k) }.add_to(case);
+            }
+        });
+        let p = mixed(300, 2880);
         let elements = p.max_rows * p.k;
-        for grid in [1, 2, 7, 299, 301, 5000] {
-            let run = move |device: &dyn Device| p.check_grids(device, &[grid], 1);
-            cases.push(Case { name: name(format!("grid/{grid}/{s}")), elements, run: Box::new(run) });
+        case(format!("grid/{s}"), &|case| {
+            case.part(p, elements, move |device| p.check_grids(device, &GRIDS, GRIDS.len()));
+        });
+        case(format!("repeat/{s}"), &|case| {
+            case.part(p, elements * REPEATS, move |device| {
+                let own = p.dims(device).grid[0];
+                p.check_grids(device, &[own, own, 7, 133], REPEATS)
+            });
+        });
+    }
+    case("constants".to_owned(), &|case| {
+        for constant in ODD_CONSTANTS {
+            Problem::new(260, 512, Data::Mixed, Scale::Constant(constant)).add_to(case);
         }
-        let run = move |device: &dyn Device| {
-            let own = p.dims(device).grid[0];
-            p.check_grids(device, &[own, own, 7, 133], REPEATS)
-        };
-        let elements = elements * REPEATS;
-        cases.push(Case { name: name(format!("repeat/{REPEATS}/{s}")), elements, run: Box::new(run) });
-    }
-    for constant in ODD_CONSTANTS {
-        let scale = Scale::Constant(constant);
-        let p = Problem::new(260, 512, Data::Mixed, scale);
-        cases.push(p.case(name(format!("constant/{}", scale.name()))));
-    }
+    });
     cases
 }

@@ -6,7 +6,7 @@ use nvfp4::swiglu::{bound_scale, swiglu};
 
 use super::data::{Data, uniform};
 use super::outputs::{Outputs, Scale, parallel_rows};
-use super::{Case, Check, DEVICE_ROWS, Device, K, ODD_CONSTANTS, REPEATS, ROWS, Value};
+use super::{Case, Check, DEVICE_ROWS, Device, GRIDS, K, ODD_CONSTANTS, REPEATS, ROWS, Value};
 
 /// The kernel's row of the launch table.
 pub static KERNEL: &Launch = &LAUNCH;
@@ -142,9 +142,8 @@ impl Problem {
         Ok(())
     }
 
-    fn case(self, name: String) -> Case {
-        let elements = 2 * self.max_rows * self.stride;
-        Case { name, elements, run: Box::new(move |device| self.check(device)) }
+    fn add_to(self, case: &mut Case) {
+        case.part(self, 2 * self.max_rows * self.stride, move |device| self.check(device));
     }
 }
 
@@ -155,56 +154,66 @@ fn constant(limit: f32) -> Scale {
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
-    let name = |rest: String| format!("{}/{rest}", KERNEL.name);
     let mut cases = Vec::new();
+    let mut case = |name: String, fill: &dyn Fn(&mut Case)| {
+        let mut case = Case::new(KERNEL, name);
+        fill(&mut case);
+        cases.push(case);
+    };
     for limit in LIMITS {
         for scale in [Scale::Row, constant(limit)] {
             let s = format!("limit={limit}/{}", scale.name());
             for rows in ROWS {
-                for i in K {
-                    // The largest inputs, a gigabyte of them, once per scale.
-                    if rows <= 1000 || limit == 10.0 {
-                        let p = Problem::new(rows, i, Data::Mixed, scale, limit);
-                        cases.push(p.case(name(format!("shape/rows={rows}/k={i}/{s}"))));
-                    }
-                }
-            }
-            for data in Data::PURE {
-                for i in [16, 512, 3072] {
-                    let p = Problem::new(260, i, data, scale, limit);
-                    cases.push(p.case(name(format!("data/{}/k={i}/{s}", data.name()))));
+                // The largest inputs, a gigabyte of them, once per scale.
+                if rows <= 1000 || limit == 10.0 {
+                    case(format!("shape/rows={rows}/{s}"), &|case| {
+                        K.iter().for_each(|&i| Problem::new(rows, i, Data::Mixed, scale, limit).add_to(case));
+                    });
                 }
             }
         }
+    }
+    for data in Data::PURE {
+        case(format!("data/{}", data.name()), &|case| {
+            for limit in LIMITS {
+                for scale in [Scale::Row, constant(limit)] {
+                    [16, 512, 3072]
+                        .iter()
+                        .for_each(|&i| Problem::new(260, i, data, scale, limit).add_to(case));
+                }
+            }
+        });
     }
     let limit = 10.0;
     for scale in [Scale::Row, constant(limit)] {
         let s = scale.name();
-        for (max_rows, rows) in DEVICE_ROWS {
-            let p = Problem { max_rows, ..Problem::new(rows, 2304, Data::Mixed, scale, limit) };
-            cases.push(p.case(name(format!("device_rows/{rows}_of_{max_rows}/{s}"))));
-        }
-        for (i, stride) in [(16, 20), (2880, 2884), (3072, 6144)] {
-            let p = Problem { stride, ..Problem::new(129, i, Data::Mixed, scale, limit) };
-            cases.push(p.case(name(format!("stride/k={i}/stride={stride}/{s}"))));
-        }
-        let p = Problem::new(300, 2304, Data::Mixed, scale, limit);
+        let mixed = |rows, i| Problem::new(rows, i, Data::Mixed, scale, limit);
+        case(format!("device_rows/{s}"), &|case| {
+            for (max_rows, rows) in DEVICE_ROWS {
+                Problem { max_rows, ..mixed(rows, 2304) }.add_to(case);
+            }
+        });
+        case(format!("stride/{s}"), &|case| {
+            for (i, stride) in [(16, 20), (2880, 2884), (3072, 6144)] {
+                Problem { stride, ..mixed(129, i) }.add_to(case);
+            }
+        });
+        let p = mixed(300, 2304);
         let elements = 2 * p.max_rows * p.i;
-        for grid in [1, 2, 7, 299, 301, 5000] {
-            let run = move |device: &dyn Device| p.check_grids(device, &[grid], 1);
-            cases.push(Case { name: name(format!("grid/{grid}/{s}")), elements, run: Box::new(run) });
+        case(format!("grid/{s}"), &|case| {
+            case.part(p, elements, move |device| p.check_grids(device, &GRIDS, GRIDS.len()));
+        });
+        case(format!("repeat/{s}"), &|case| {
+            case.part(p, elements * REPEATS, move |device| {
+                let own = p.dims(device).grid[0];
+                p.check_grids(device, &[own, own, 7, 133], REPEATS)
+            });
+        });
+    }
+    case("constants".to_owned(), &|case| {
+        for constant in ODD_CONSTANTS {
+            Problem::new(260, 512, Data::Mixed, Scale::Constant(constant), limit).add_to(case);
         }
-        let run = move |device: &dyn Device| {
-            let own = p.dims(device).grid[0];
-            p.check_grids(device, &[own, own, 7, 133], REPEATS)
-        };
-        let elements = elements * REPEATS;
-        cases.push(Case { name: name(format!("repeat/{REPEATS}/{s}")), elements, run: Box::new(run) });
-    }
-    for constant in ODD_CONSTANTS {
-        let scale = Scale::Constant(constant);
-        let p = Problem::new(260, 512, Data::Mixed, scale, limit);
-        cases.push(p.case(name(format!("constant/{}", scale.name()))));
-    }
+    });
     cases
 }
