@@ -29,6 +29,8 @@ mod scales;
 mod shared;
 mod simd;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use linear::{LinearMode, Nvfp4GroupedLinear, Nvfp4Linear, RowScale};
 pub use router::Router;

@@ -85,7 +85,8 @@ fn slots_are_weighted_and_added_in_slot_order() {
     let weights = [1e6, 1.0, -1e6];
     let out = cpu::forward(&layer, &given(&x, 1, &ids, &weights), &opts_routed()).unwrap();
     let y = |id: i32| {
-        let input = given(&x, 1, &[id, -1, -1], &[1.0; 3]);
+        let ids = [id, -1, -1];
+        let input = given(&x, 1, &ids, &[1.0; 3]);
         cpu::forward(&layer, &input, &opts_routed()).unwrap().output_f32
     };
     let (a, b) = (y(4), y(1));

@@ -66,7 +66,7 @@ pub fn matrix(rng: &mut Rng, rows: usize, cols: usize, std: f32) -> Nvfp4Matrix 
     // The root mean square of the codes is 2.9, that of these scales about 90.
     let global_scale = std / 260.0;
     let (packed, scales) = (packed.into(), scales.into());
-    Nvfp4Matrix { rows, cols, packed, scales, global_scale, input_scale: Some(2e-3) }
+    Nvfp4Matrix { rows, cols, packed, scales, global_scale, input_scale: Some(0.04) }
 }
 
 fn shared_linear(rng: &mut Rng, format: Shared, rows: usize, cols: usize, std: f32) -> Linear {
@@ -100,7 +100,7 @@ pub fn layer(seed: u64, s: Shape) -> LayerWeights {
             let scale = 2e-3 * (1.0 + e as f32 * 0.07);
             x.gate.input_scale = Some(scale);
             x.up.input_scale = Some(scale * if e % 2 == 0 { 1.03 } else { 0.97 });
-            x.down.input_scale = Some(0.03 * (1.0 + e as f32 * 0.05));
+            x.down.input_scale = Some(0.04 * (1.0 + e as f32 * 0.05));
             x
         })
         .collect();
