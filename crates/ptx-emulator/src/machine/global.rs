@@ -117,6 +117,32 @@ impl GlobalMemory {
         Ok(a.init[at..at + out.len()].iter().all(|b| b.load(Relaxed) != 0))
     }
 
+    /// Reads bytes with their initialisation, one flag per byte.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn read_flags(&self, address: u64, out: &mut [u8], flags: &mut [bool]) -> Result<(), MemoryError> {
+        self.read(address, out)?;
+        let (a, at) = self.find(address, out.len())?;
+        for (flag, init) in flags.iter_mut().zip(&a.init[at..]) {
+            *flag = init.load(Relaxed) != 0;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes, and marks each of them initialised or poisoned.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn write_flags(&self, address: u64, data: &[u8], flags: &[bool]) -> Result<(), MemoryError> {
+        self.write(address, data, true)?;
+        let (a, at) = self.find(address, data.len())?;
+        for (flag, init) in flags.iter().zip(&a.init[at..]) {
+            init.store(u8::from(*flag), Relaxed);
+        }
+        Ok(())
+    }
+
     /// Writes bytes and marks them initialised, or poisoned.
     ///
     /// # Errors

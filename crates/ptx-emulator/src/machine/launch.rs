@@ -14,6 +14,7 @@ use super::warp::{Flow, LaneState, Warp};
 use super::{LANES, Wait};
 use crate::check::{Checks, Class, Finding, Place, Report};
 use crate::counters::Counters;
+use crate::numerics::Precision;
 use crate::ops::State;
 use crate::program::Program;
 
@@ -53,6 +54,8 @@ pub struct Launch<'a> {
     pub schedule: Schedule,
     /// Checkers.
     pub checks: Checks,
+    /// Tensor-core arithmetic.
+    pub precision: Precision,
     /// Warp instructions per cluster after which the run is stopped (a livelock guard); 0 = no limit.
     pub budget: u64,
 }
@@ -115,6 +118,8 @@ pub struct Environment<'a> {
     pub checks: Checks,
     /// Schedule.
     pub schedule: Schedule,
+    /// Tensor-core arithmetic.
+    pub precision: Precision,
     /// Multiprocessors reported by `%nsmid`.
     pub sms: u32,
     dynamic_shared: u32,
@@ -146,6 +151,7 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
         params: parameters(l)?,
         checks: l.checks,
         schedule: l.schedule,
+        precision: l.precision,
         sms: 132,
         dynamic_shared: l.dynamic_shared,
         budget: l.budget,
@@ -261,7 +267,12 @@ struct Runner {
     turn: usize,
     /// Instructions since an asynchronous operation completed.
     since_async: u32,
+    /// The waits in which time limits were reached since the last synchronisation event, and its number.
+    timed_out: (u64, Vec<Waits>),
 }
+
+/// Where every waiting lane waits: (cta, warp, lane, pc, wait).
+type Waits = Vec<(usize, usize, usize, u32, Wait)>;
 
 /// Warp instructions in a row before another warp gets its turn.
 const QUANTUM: u32 = 64;
@@ -292,7 +303,7 @@ impl Runner {
                         .collect(),
                     local: (0..warps).map(|_| LocalMemory::new(env.program.local_bytes as usize)).collect(),
                     shared: SharedMemory::new(shared),
-                    barriers: [NamedBarrier::default(); 16],
+                    barriers: std::array::from_fn(|_| NamedBarrier::default()),
                     dynamic_shared: (start, env.dynamic_shared),
                 }
             })
@@ -315,6 +326,7 @@ impl Runner {
             random: Random::new(seed ^ u64::from(index[0]) << 32 ^ u64::from(index[1])),
             turn: 0,
             since_async: 0,
+            timed_out: (0, Vec::new()),
         }
     }
 
@@ -345,7 +357,7 @@ impl Runner {
             return true;
         }
         if runnable.is_empty() {
-            return false;
+            return self.time_out();
         }
         let pick = match env.schedule {
             Schedule::LowestWarpFirst => self.spread(&runnable, 0),
@@ -370,6 +382,40 @@ impl Runner {
     fn spread(&mut self, runnable: &[(usize, usize)], preferred: usize) -> usize {
         self.turn = self.turn.wrapping_add(1);
         if self.turn.is_multiple_of(8) { self.turn / 8 % runnable.len() } else { preferred }
+    }
+
+    /// When nothing can run, `mbarrier.try_wait`s reach their time limit and return false: code that only peeks
+    /// goes on, a loop comes back to the same wait. `false` if all threads have been in the same waits before,
+    /// and nothing has happened since: a deadlock.
+    fn time_out(&mut self) -> bool {
+        let mut waits = Vec::new();
+        for (c, cta) in self.cluster.ctas.iter().enumerate() {
+            for warp in &cta.warps {
+                for lane in 0..LANES {
+                    if let LaneState::Retry(wait) | LaneState::Blocked(wait) = warp.state[lane] {
+                        waits.push((c, warp.index, lane, warp.pc[lane], wait));
+                    }
+                }
+            }
+        }
+        let events = self.cluster.state.sync.events;
+        if self.timed_out.0 != events {
+            self.timed_out = (events, Vec::new());
+        }
+        if self.timed_out.1.contains(&waits) {
+            return false;
+        }
+        let mut any = false;
+        for &(c, w, lane, _, wait) in &waits {
+            if matches!(wait, Wait::Mbarrier { .. }) {
+                let warp = &mut self.cluster.ctas[c].warps[w];
+                warp.state[lane] = LaneState::Ready;
+                warp.timed_out |= 1 << lane;
+                any = true;
+            }
+        }
+        self.timed_out.1.push(waits);
+        any
     }
 
     /// Completes an asynchronous operation if the schedule says so.
@@ -428,6 +474,7 @@ impl Runner {
             for l in lanes(converged) {
                 warp.state[l] = LaneState::Exited;
             }
+            State::on_exit(&mut self.cluster, cta, warp, converged);
             return true;
         };
         if env.budget != 0 && self.cluster.counters.warp_instructions >= env.budget {
@@ -508,25 +555,26 @@ impl Runner {
 
     /// Reports that nothing can run.
     fn deadlock(&mut self, env: &Environment<'_>) {
-        let mut waits: Vec<(Wait, u32, u32, u32, u32)> = Vec::new();
-        for cta in &self.cluster.ctas {
+        let mut waits: Vec<(Wait, u32, usize, u32, u32)> = Vec::new();
+        for (rank, cta) in self.cluster.ctas.iter().enumerate() {
             for warp in &cta.warps {
                 for lane in 0..LANES {
                     let (LaneState::Retry(wait) | LaneState::Blocked(wait)) = warp.state[lane] else {
                         continue;
                     };
                     let thread = (warp.index * LANES + lane) as u32;
-                    match waits.iter_mut().find(|w| w.0 == wait && w.1 == warp.pc[lane] && w.2 == cta.linear)
+                    match waits.iter_mut().find(|w| w.0 == wait && w.1 == warp.pc[lane] && w.2 == rank)
                     {
                         Some(w) => w.4 += 1,
-                        None => waits.push((wait, warp.pc[lane], cta.linear, thread, 1)),
+                        None => waits.push((wait, warp.pc[lane], rank, thread, 1)),
                     }
                 }
             }
         }
         let in_flight = self.cluster.engine.describe();
-        for (wait, pc, cta, thread, count) in waits {
-            let state = self.cluster.state.describe_wait(&self.cluster.ctas, wait);
+        for (wait, pc, rank, thread, count) in waits {
+            let cta = self.cluster.ctas[rank].linear;
+            let state = self.cluster.state.describe_wait(&self.cluster.ctas, rank, wait);
             let mut message = format!("deadlock: {count} thread(s) wait for {state}");
             if !in_flight.is_empty() {
                 message.push_str(&format!("; in flight: {}", in_flight.join(", ")));

@@ -68,7 +68,7 @@ impl Mbarrier {
             pending: field(21, 20),
             tx: field(41, 22) as i32 - (1 << 20),
         };
-        (bits >> 63 == 1 && this.expected > 0 && this.pending <= this.expected).then_some(this)
+        (bits >> 63 == 1 && this.tx.abs() <= MAX_TX).then_some(this)
     }
 
     /// `count` arrivals. Returns whether the phase completed.
@@ -82,7 +82,7 @@ impl Mbarrier {
 
     /// `mbarrier.arrive_drop`: arrives and lowers the expected count of later phases.
     pub fn arrive_drop(&mut self, count: u32) -> Result<bool, Misuse> {
-        if count == 0 || count > self.pending {
+        if count == 0 || count > self.pending || count > self.expected {
             return Err(Misuse::Overflow { arrivals: count, pending: self.pending });
         }
         self.expected -= count;
@@ -110,7 +110,17 @@ impl Mbarrier {
         Ok(())
     }
 
-    fn try_complete(&mut self) -> bool {
+    /// One more arrival pending in this phase only (`cp.async.mbarrier.arrive` without `.noinc`).
+    pub fn increment(&mut self) -> Result<(), Misuse> {
+        if self.pending >= MAX_COUNT {
+            return Err(Misuse::Count(self.pending + 1));
+        }
+        self.pending += 1;
+        Ok(())
+    }
+
+    /// Completes the phase if nothing is missing. Returns whether it did.
+    pub fn try_complete(&mut self) -> bool {
         let done = self.pending == 0 && self.tx == 0;
         if done {
             self.phase ^= 1;

@@ -46,6 +46,29 @@ impl SharedMemory {
         true
     }
 
+    /// Marks bytes poisoned without changing them. `false` if out of range.
+    #[must_use]
+    pub fn poison(&mut self, offset: u32, n: usize) -> bool {
+        let at = offset as usize;
+        match at.checked_add(n).and_then(|end| self.init.get_mut(at..end)) {
+            Some(flags) => flags.fill(false),
+            None => return false,
+        }
+        true
+    }
+
+    /// `n` bytes at `offset` with their initialisation; `None` if out of range.
+    pub fn range(&self, offset: u32, n: usize) -> Option<(&[u8], &[bool])> {
+        let range = offset as usize..(offset as usize).checked_add(n)?;
+        Some((self.bytes.get(range.clone())?, self.init.get(range)?))
+    }
+
+    /// The same, to be changed.
+    pub fn range_mut(&mut self, offset: u32, n: usize) -> Option<(&mut [u8], &mut [bool])> {
+        let range = offset as usize..(offset as usize).checked_add(n)?;
+        Some((self.bytes.get_mut(range.clone())?, self.init.get_mut(range)?))
+    }
+
     /// Little-endian word of up to 8 bytes.
     pub fn word(&self, offset: u32, n: usize) -> Option<u64> {
         let mut word = [0; 8];

@@ -100,6 +100,8 @@ pub struct Warp {
     pub sync_epoch: u32,
     /// Lanes that yielded since the last scheduling round.
     pub yielded: u32,
+    /// Lanes whose `mbarrier.try_wait` has reached its time limit: it returns false.
+    pub timed_out: u32,
     /// Instructions executed (per warp, not per lane).
     pub issued: u64,
 }
@@ -120,6 +122,7 @@ impl Warp {
             carry: 0,
             sync_epoch: 0,
             yielded: 0,
+            timed_out: 0,
             issued: 0,
         }
     }

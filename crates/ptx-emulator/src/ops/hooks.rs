@@ -15,6 +15,7 @@
 //!
 //! Families never ask the checkers anything: the calls return nothing that changes execution.
 
+use super::sync_state::{self, add};
 use crate::machine::{Cluster, Ctx, Location};
 
 /// Scope of a synchronising operation.
@@ -89,6 +90,8 @@ pub enum Kind {
     StrongWrite,
     /// Atomic read-modify-write.
     Atomic,
+    /// `mbarrier.init` or `.inval`: a write to the object's bytes. (Other operations on it are no accesses.)
+    MbarrierInit,
 }
 
 /// The proxy an operation goes through.
@@ -195,8 +198,21 @@ impl AsyncId {
 }
 
 /// A lane touches memory. (`Location::Local` and `Location::Param` are ignored.)
+///
+/// Reports ordinary accesses to live mbarriers, and accesses to shared memory of CTAs that have exited.
 #[inline]
-pub fn thread_access(_ctx: &mut Ctx<'_>, _lane: usize, _at: Location, _bytes: u32, _kind: Kind) {}
+pub fn thread_access(ctx: &mut Ctx<'_>, lane: usize, at: Location, bytes: u32, kind: Kind) {
+    let Location::Shared(owner, offset) = at else { return };
+    if kind != Kind::MbarrierInit {
+        super::mbarrier::check_access(ctx, lane, owner, offset, bytes);
+    }
+    if owner as usize != ctx.cta
+        && let Err((class, why)) = sync_state::check_alive(ctx.cluster, owner)
+    {
+        let place = ctx.place(lane);
+        add(ctx.cluster, class, place, why);
+    }
+}
 
 /// A lane publishes what happened before (release) on an object.
 #[inline]

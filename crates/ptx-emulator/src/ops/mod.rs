@@ -1,9 +1,32 @@
 //! Instructions, a file per family. Each family has `decode_fn`s for its mnemonics in the table below.
 
+mod addresses;
+mod arithmetic;
+mod barrier;
+mod carry;
+mod cluster_barrier;
+mod compare;
 mod control;
+mod descriptor;
+mod fence;
+mod float;
+mod float_special;
+mod grid;
+mod groups;
+mod half;
 pub mod hooks;
 mod integer;
+mod integer_bits;
+mod lanewise;
+mod logic;
+mod matrix;
+pub mod mbarrier;
+mod mbarrier_state;
+mod mma_sync;
 mod moves;
+mod registers;
+pub mod sync_state;
+mod wgmma;
 
 use crate::check::Checks;
 use crate::decode::DecodeFn;
@@ -32,7 +55,25 @@ pub const fn form(root: &'static str, when: &'static [&'static str], decode: Dec
 }
 
 /// The families, searched in order.
-const FAMILIES: &[&[Entry]] = &[control::TABLE, integer::TABLE, moves::TABLE];
+const FAMILIES: &[&[Entry]] = &[
+    control::TABLE,
+    matrix::TABLE,
+    mma_sync::TABLE,
+    wgmma::TABLE,
+    moves::TABLE,
+    carry::TABLE,
+    arithmetic::TABLE,
+    integer_bits::TABLE,
+    float_special::TABLE,
+    logic::TABLE,
+    compare::TABLE,
+    addresses::TABLE,
+    barrier::TABLE,
+    mbarrier::TABLE,
+    fence::TABLE,
+    grid::TABLE,
+    registers::TABLE,
+];
 
 /// The decode function of an opcode; `None` = not modelled.
 pub fn decode_fn(opcode: &[String]) -> Option<DecodeFn> {
@@ -60,22 +101,29 @@ pub fn may_sync_ctas(text: &str) -> bool {
 
 /// State that instruction families keep in a cluster.
 #[derive(Default)]
-pub struct State {}
+pub struct State {
+    /// wgmma.
+    pub wgmma: wgmma::State,
+    /// Barriers, mbarriers, asynchronous groups.
+    pub sync: sync_state::SyncState,
+}
 
 impl State {
     /// For a cluster of `ctas` CTAs of `warps` warps.
-    pub fn new(_ctas: usize, _warps: usize, _checks: &Checks) -> Self {
-        Self::default()
+    pub fn new(ctas: usize, warps: usize, _checks: &Checks) -> Self {
+        Self { sync: sync_state::SyncState::new(ctas, warps), ..Self::default() }
     }
 
     /// Lanes of a warp (taken out of its CTA) exit.
-    pub fn on_exit(_cluster: &mut Cluster, _cta: usize, _warp: &mut Warp, _mask: u32) {}
+    pub fn on_exit(cluster: &mut Cluster, cta: usize, warp: &mut Warp, _mask: u32) {
+        sync_state::on_exit(cluster, cta, warp);
+    }
 
     /// All threads have exited and nothing is in flight, or the cluster was stopped.
     pub fn on_finish(_cluster: &mut Cluster, _env: &Environment<'_>) {}
 
-    /// What a wait waits for, in words with numbers, for deadlock reports.
-    pub fn describe_wait(&self, _ctas: &[Cta], wait: Wait) -> String {
-        format!("{wait:?}")
+    /// What a wait of a thread of CTA rank `cta` waits for, in words with numbers, for deadlock reports.
+    pub fn describe_wait(&self, ctas: &[Cta], cta: usize, wait: Wait) -> String {
+        self.sync.describe_wait(ctas, cta, wait).unwrap_or_else(|| format!("{wait:?}"))
     }
 }
