@@ -20,8 +20,8 @@ const fn exp2i(n: i32) -> f32 {
     f32::from_bits(((n + 127) as u32) << 23)
 }
 
-/// e^x within 1.5 ulp of the true value (checked over a dense sweep in the tests). Overflows to +inf above
-/// 88.72, underflows gradually to 0 below -103.97, NaN stays NaN.
+/// e^x within 0.99 ulp of the true value (over every f32, like the other bounds here: see `tests/math.rs`).
+/// Overflows to +inf above 88.72, underflows gradually to 0 below -103.97, NaN stays NaN.
 ///
 /// Reduction `x = n ln2 + r`, |r| <= 0.35, with ln 2 in two parts; the degree-6 Taylor-like minimax
 /// polynomial of Cephes `expf` for e^r; the scaling by 2^n in two exact steps so that results down to the
@@ -53,7 +53,7 @@ pub const fn exp(x: f32) -> f32 {
     e * exp2i(half) * exp2i(n - half)
 }
 
-/// ln(1 + y) for 0 <= y <= 1, within 2 ulp, full relative accuracy for tiny y. NaN stays NaN.
+/// ln(1 + y) for 0 <= y <= 1, within 1.97 ulp, full relative accuracy for tiny y. NaN stays NaN.
 ///
 /// `2 atanh(s)` with `s = y / (2 + y)` in 0..=1/3, by its series to s^17.
 #[inline(always)]
@@ -135,13 +135,13 @@ pub const fn sqrt(x: f32) -> f32 {
     f32::from_bits((((qe + 150) as u32) << 23) | (q as u32 & 0x007f_ffff))
 }
 
-/// `1 / (1 + e^-x)`.
+/// `1 / (1 + e^-x)`, within 2.49 ulp; 0 from -88.73 down, where the true value is below 2.9e-39.
 #[inline(always)]
 pub const fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// `ln(1 + e^x)` in the stable form `max(x, 0) + ln_1p(e^-|x|)`.
+/// `ln(1 + e^x)` in the stable form `max(x, 0) + ln_1p(e^-|x|)`, within 2.8 ulp.
 #[inline(always)]
 pub const fn softplus(x: f32) -> f32 {
     let abs = f32::from_bits(x.to_bits() & 0x7fff_ffff);
@@ -149,7 +149,7 @@ pub const fn softplus(x: f32) -> f32 {
     if x > 0.0 { x + tail } else { tail }
 }
 
-/// `sqrt(ln(1 + e^x))`, within 2 ulp down to where the result itself is subnormal (-174).
+/// `sqrt(ln(1 + e^x))`, within 1.9 ulp, subnormal results (below -174) included.
 ///
 /// Below -18, `ln(1 + e^x)` is `e^x` to 2^-27, so the root is `e^(x/2)`. It is taken that way there because `e^x`
 /// is subnormal from -87.3 on and 0 from -104 on while its root is not: a token whose logits are all that low
@@ -183,7 +183,7 @@ mod tests {
             }
             x += 0.000_731;
         }
-        assert!(worst.0 <= 1.5, "{worst:?}");
+        assert!(worst.0 <= 0.99, "{worst:?}");
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
             }
             y *= 0.999_87;
         }
-        assert!(worst.0 <= 2.0, "{worst:?}");
+        assert!(worst.0 <= 1.97, "{worst:?}");
         assert_eq!(ln_1p_unit(0.0), 0.0);
     }
 
@@ -236,7 +236,7 @@ mod tests {
         let mut x = -80.0f32;
         while x < 80.0 {
             let want = f64::from(x).max(0.0) + (-f64::from(x).abs()).exp().ln_1p();
-            assert!(ulps(softplus(x), want) <= 4.0, "{x}");
+            assert!(ulps(softplus(x), want) <= 2.8, "{x}");
             x += 0.013;
         }
         assert!(softplus(f32::NAN).is_nan());

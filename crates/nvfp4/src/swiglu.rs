@@ -2,7 +2,8 @@
 
 use crate::math;
 
-/// `silu(gate) = gate / (1 + e^-gate)`. NaN stays NaN.
+/// `silu(gate) = gate / (1 + e^-gate)`, within 2.41 ulp; -0 from -88.73 down, where the true value is above -2.6e-37.
+/// NaN stays NaN, and -infinity gives NaN (`-inf / inf`).
 #[inline(always)]
 pub const fn silu(gate: f32) -> f32 {
     // exp(-gate) overflows to +inf for gate < -88.7, and gate / inf = -0: the right limit.
