@@ -5,10 +5,11 @@
 //! instructions. Here one reciprocal serves the block, as an unevaluated sum of two floats, and an element takes a
 //! multiplication and a fused multiply-add. The quotient need not be correctly rounded everywhere, only fall on
 //! the right side of the seven thresholds between E2M1 codes; a test proves that it does for every mantissa of the
-//! step, at every threshold, which is every case there is (see `thresholds_for_every_step`).
+//! step, at every threshold, which is every case there is (see `code_thresholds_for_every_step`). The same holds
+//! for the block's own scale (see `scale_thresholds_for_every_divisor`).
 
 use cuda_std::math::{fma, max_u16x2, prmt};
-use nvfp4::quantize::{Block, NON_FINITE_BITS, amax_bits, block_scale};
+use nvfp4::quantize::{Block, NON_FINITE_BITS, amax_bits};
 use nvfp4::{BLOCK, bf16, e4m3};
 
 /// Sixteen elements of a row as a thread holds them.
@@ -111,7 +112,7 @@ fn join_signs(even: u32, odd: u32) -> u32 {
     ((even >> 4) & 0x0808_0808) | (odd & 0x8080_8080)
 }
 
-/// The reciprocal of a step as `hi + lo`.
+/// The reciprocal of a divisor as `hi + lo`.
 #[derive(Clone, Copy, Debug)]
 struct Reciprocal {
     hi: f32,
@@ -119,20 +120,76 @@ struct Reciprocal {
 }
 
 impl Reciprocal {
-    /// Of `step` in 2^-100 ..= 2^100.
+    /// Of `divisor` in 2^-100 ..= 2^100.
     #[inline(always)]
-    fn of(step: f32) -> Self {
-        let hi = 1.0 / step;
-        // 1 - step * hi, exact; then one Newton step's correction with the second-order term.
-        let e = fma(-step, hi, 1.0);
+    fn of(divisor: f32) -> Self {
+        let hi = 1.0 / divisor;
+        // 1 - divisor * hi, exact; then one Newton step's correction with the second-order term.
+        let e = fma(-divisor, hi, 1.0);
         Self { hi, lo: fma(e, e, e) * hi }
     }
 
-    /// `x / step`, close enough for [`magnitude_code`].
+    /// `x / divisor`, close enough for [`magnitude_code`] and [`round_scale`]. Where `x / divisor` is above 2^100
+    /// the result may be NaN or have the wrong sign; both take it for large.
     #[inline(always)]
     fn times(self, x: f32) -> f32 {
         fma(x, self.hi, x * self.lo)
     }
+}
+
+/// A power of two that brings `divisor` (and with it what is divided) to where a [`Reciprocal`] works. What
+/// over- or underflows by it is far above or below every threshold.
+#[inline(always)]
+fn range_factor(divisor: f32) -> f32 {
+    let exponent = divisor.to_bits() >> 23;
+    if exponent < 127 - 60 {
+        f32::from_bits((127 + 64) << 23)
+    } else if exponent > 127 + 60 {
+        f32::from_bits((127 - 64) << 23)
+    } else {
+        1.0
+    }
+}
+
+/// `divisor * factor`, an overflowed divisor staying far above everything divided.
+#[inline(always)]
+fn in_range(divisor: f32, factor: f32) -> f32 {
+    (divisor * factor).min(f32::from_bits((127 + 100) << 23))
+}
+
+/// The global scale of a row, prepared for its groups.
+#[derive(Clone, Copy, Debug)]
+pub struct RowScale {
+    s2: f32,
+    /// Of `6 * s2 * factor`.
+    reciprocal: Reciprocal,
+    factor: f32,
+}
+
+impl RowScale {
+    /// Of any `s2`; NaN, zero and negative ones make every group [`Block::ZERO`].
+    #[inline(always)]
+    pub fn of(s2: f32) -> Self {
+        let divisor = 6.0 * s2;
+        let factor = range_factor(divisor);
+        Self { s2, reciprocal: Reciprocal::of(in_range(divisor, factor)), factor }
+    }
+}
+
+/// E4M3, round to nearest even, of `|raw|` clamped to 2^-9 ..= 448: the code (the bits above the low eight are
+/// noise) and its value. NaN is taken for large.
+///
+/// The method is that of [`magnitude_code`], with units of `m / 8` and `m` at least 2^-6.
+#[inline(always)]
+fn round_scale(raw: f32) -> (u32, f32) {
+    const MAGIC: f32 = 1_048_595.0; // 2^20 + 152/8
+    // Not `clamp`, which keeps NaN.
+    #[allow(clippy::manual_clamp)]
+    let v = raw.abs().min(e4m3::MAX).max(e4m3::MIN_POSITIVE);
+    let m = v.to_bits() & 0x7f80_0000;
+    let m = f32::from_bits(if m > 0x3c80_0000 { m } else { 0x3c80_0000 });
+    let s = fma(m, MAGIC, v);
+    (s.to_bits().wrapping_add(s.to_bits() >> 20), fma(-m, MAGIC, s))
 }
 
 /// The E2M1 code of `|q|` in the low four bits (0..=7); the bits above are noise.
@@ -152,26 +209,21 @@ fn magnitude_code(q: f32) -> u32 {
 
 /// [`nvfp4::quantize::quantize_block`] of the group's values, whose [`Group::amax_bits`] is `amax`.
 #[inline(always)]
-pub fn quantize_group<G: Group>(group: &G, amax: u32, s2: f32) -> Block {
+pub fn quantize_group<G: Group>(group: &G, amax: u32, row: RowScale) -> Block {
     // The comparison is false for NaN.
-    let positive = s2 > 0.0;
+    let positive = row.s2 > 0.0;
     if amax >= NON_FINITE_BITS || amax == 0 || !positive {
         return Block::ZERO;
     }
-    let scale = block_scale(f32::from_bits(amax), s2);
-    let mut step = e4m3::decode(scale) * s2;
+    let (scale, value) = round_scale(row.reciprocal.times(f32::from_bits(amax) * row.factor));
+    let mut step = value * row.s2;
     if step == 0.0 {
         return Block::ZERO;
     }
     let mut x = group.values();
-    // Keep the reciprocal and its parts normal: a power of two on both sides changes no code. (What over- or
-    // underflows by it is far above 6 or below 0.25 steps.)
-    let exponent = step.to_bits() >> 23;
-    if exponent.wrapping_sub(127 - 60) > 120 {
-        let factor =
-            if exponent < 127 { f32::from_bits((127 + 64) << 23) } else { f32::from_bits((127 - 64) << 23) };
-        // An overflowed step stays far above every element.
-        step = (step * factor).min(f32::from_bits((127 + 100) << 23));
+    let factor = range_factor(step);
+    if factor != 1.0 {
+        step = in_range(step, factor);
         let mut i = 0;
         while i < BLOCK {
             x[i] *= factor;
@@ -189,7 +241,7 @@ pub fn quantize_group<G: Group>(group: &G, amax: u32, s2: f32) -> Block {
     }
     let signs = group.signs();
     let (low, high) = (words[0] | signs[0], words[1] | signs[1]);
-    Block { codes: u64::from(low) | (u64::from(high) << 32), scale }
+    Block { codes: u64::from(low) | (u64::from(high) << 32), scale: scale as u8 }
 }
 
 #[cfg(test)]
@@ -198,43 +250,71 @@ mod tests {
     use nvfp4::e2m1;
     use nvfp4::quantize::quantize_block;
 
-    /// The smallest f32 whose quotient by `step`, correctly rounded, has at least `code`, by bisection of bits.
-    fn threshold(step: f32, code: u8) -> f32 {
-        let (mut below, mut at) = (0u32, (8.0 * step).to_bits());
-        while at - below > 1 {
-            let mid = below + (at - below) / 2;
-            if e2m1::encode(f32::from_bits(mid) / step) >= code { at = mid } else { below = mid }
-        }
-        f32::from_bits(at)
+    /// Runs `check` for every mantissa, in 1 <= divisor < 2, on all cores.
+    fn every_divisor(check: impl Fn(f32, Reciprocal) + Sync) {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get()) as u32;
+        let check = &check;
+        std::thread::scope(|scope| {
+            for core in 0..cores {
+                scope.spawn(move || {
+                    for mantissa in (core..1 << 23).step_by(cores as usize) {
+                        let divisor = f32::from_bits(0x3f80_0000 | mantissa);
+                        check(divisor, Reciprocal::of(divisor));
+                    }
+                });
+            }
+        });
     }
 
-    /// The same, starting next to the answer.
-    fn threshold_near(step: f32, code: u8) -> f32 {
-        const MIDPOINT: [f32; 8] = [0.0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
-        let mut bits = (MIDPOINT[code as usize] * step).to_bits() - 4;
-        while e2m1::encode(f32::from_bits(bits) / step) < code {
+    /// Both sides of a threshold near `quotient * divisor`: the smallest x for which `code(x / divisor)`, with the
+    /// quotient correctly rounded, is not below `want`, and the float before it. Checks that they are two sides.
+    fn around(divisor: f32, quotient: f32, want: u8, code: impl Fn(f32) -> u8) -> [f32; 2] {
+        let mut bits = (quotient * divisor).to_bits() - 3;
+        assert!(code(f32::from_bits(bits - 1) / divisor) < want);
+        while code(f32::from_bits(bits) / divisor) < want {
             bits += 1;
         }
-        f32::from_bits(bits)
+        [f32::from_bits(bits - 1), f32::from_bits(bits)]
     }
 
-    /// Every mantissa of the step, every threshold, both sides of it. The quotient grows with the element, so the
-    /// two neighbours of a threshold decide for all elements; and both formulas only scale with a power of two.
+    /// Every mantissa of the step, every threshold between codes, both sides of it. The quotient grows with the
+    /// element, so the two neighbours of a threshold decide for all elements; and a power of two on the step or
+    /// the element only scales both formulas.
     #[test]
-    fn thresholds_for_every_step() {
-        for mantissa in 0..1u32 << 23 {
-            let step = f32::from_bits(0x3f80_0000 | mantissa);
-            let reciprocal = Reciprocal::of(step);
-            for code in 1..8u8 {
-                let at = threshold_near(step, code);
-                if mantissa % 65_537 == 0 {
-                    assert_eq!(at, threshold(step, code), "step {step:e}");
-                }
-                let below = f32::from_bits(at.to_bits() - 1);
-                let codes = [below, at].map(|x| (magnitude_code(reciprocal.times(x)) & 15) as u8);
-                assert_eq!(codes, [code - 1, code], "step {step:e} ({:08x}), x {at:e}", step.to_bits());
+    fn code_thresholds_for_every_step() {
+        const MIDPOINTS: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
+        every_divisor(|step, reciprocal| {
+            for (code, midpoint) in (1..8u8).zip(MIDPOINTS) {
+                let x = around(step, midpoint, code, e2m1::encode);
+                let codes = x.map(|x| (magnitude_code(reciprocal.times(x)) & 15) as u8);
+                assert_eq!(codes, [code - 1, code], "step {:08x}, x {x:?}", step.to_bits());
             }
+        });
+    }
+
+    /// The same for the scale of a block: the thresholds of the subnormal codes and of one binade of normal ones.
+    #[test]
+    fn scale_thresholds_for_every_divisor() {
+        every_divisor(|divisor, reciprocal| {
+            for code in 2..17u8 {
+                let midpoint = (e4m3::decode(code - 1) + e4m3::decode(code)) / 2.0;
+                let x = around(divisor, midpoint, code, e4m3::encode);
+                let codes = x.map(|x| round_scale(reciprocal.times(x)).0 as u8);
+                assert_eq!(codes, [code - 1, code], "divisor {:08x}, x {x:?}", divisor.to_bits());
+            }
+        });
+    }
+
+    #[test]
+    fn scales_by_definition() {
+        for bits in (0..0x7f80_0000u32).step_by(997).chain((0x3a00_0000..0x4400_0000).step_by(97)) {
+            let raw = f32::from_bits(bits);
+            let (code, value) = round_scale(raw);
+            let want = e4m3::encode(raw.max(e4m3::MIN_POSITIVE));
+            assert_eq!((code as u8, value), (want, e4m3::decode(want)), "{raw:e}");
         }
+        assert_eq!(round_scale(f32::INFINITY).0 as u8, e4m3::MAX_CODE);
+        assert_eq!(round_scale(f32::NAN).0 as u8, e4m3::MAX_CODE);
     }
 
     #[test]
@@ -265,7 +345,7 @@ mod tests {
 
     fn check<G: Group>(group: G, s2: f32) {
         let want = quantize_block(&group.values(), s2);
-        let got = quantize_group(&group, group.amax_bits(), s2);
+        let got = quantize_group(&group, group.amax_bits(), RowScale::of(s2));
         assert_eq!(got, want, "s2 {s2:e}, values {:?}", group.values());
     }
 

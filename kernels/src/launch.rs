@@ -147,9 +147,10 @@ const SM_THREADS: u32 = 2048;
 impl Launch {
     /// Dimensions for a kernel of [`Geometry::Rows`]: up to `max_rows` rows of `k` elements on a device of `sms`
     /// multiprocessors. One block per row (padding rows up to a multiple of 128 included: they are written too),
-    /// but no more blocks than the device can hold at once.
+    /// but no more blocks than the device can hold at once. The result does not depend on the dimensions.
     pub const fn rows(&self, max_rows: u32, k: u32, sms: u32) -> Dims {
-        let threads = row::block_threads(k);
+        let slots = if max_rows <= 2 * sms { 1 } else { row::SLOTS };
+        let threads = row::block_threads(k, slots);
         // At most what the hardware holds; registers may allow fewer, and the stride takes up the rest.
         let resident = sms * (SM_THREADS / threads);
         let work = max_rows.div_ceil(128) * 128;

@@ -14,6 +14,7 @@ pub mod group;
 pub mod launch;
 pub mod quantize_nvfp4_rows;
 pub mod row;
+pub mod silu;
 pub mod swiglu_quantize_nvfp4;
 
 cuda_std::dynamic_shared_memory!();

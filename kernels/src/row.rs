@@ -10,7 +10,7 @@ use cuda_std::prelude::*;
 use nvfp4::quantize::{Block, row_scale, tensor_scale_from_amax_bits};
 use nvfp4::{BLOCK, layout};
 
-use crate::group::{Group, quantize_group};
+use crate::group::{Group, RowScale, quantize_group};
 
 /// Most threads of a block.
 pub const MAX_THREADS: u32 = 512;
@@ -32,10 +32,11 @@ const _: () = {
     assert!(layout::TILE_GROUPS == 4);
 };
 
-/// Threads of a block for rows of `k` elements: one per group of 16, in whole warps, at most [`MAX_THREADS`].
-pub const fn block_threads(k: u32) -> u32 {
+/// Threads of a block for rows of `k` elements whose groups are spread over `slots` (1 or 2) slots of a thread, in
+/// whole warps, at most [`MAX_THREADS`]. One slot is quicker for few rows, two for many.
+pub const fn block_threads(k: u32, slots: u32) -> u32 {
     let groups = k.div_ceil(BLOCK as u32);
-    let warps = groups.div_ceil(32);
+    let warps = groups.div_ceil(32 * slots);
     let warps = if warps == 0 { 1 } else { warps };
     32 * if warps < MAX_WARPS { warps } else { MAX_WARPS }
 }
@@ -126,11 +127,12 @@ pub unsafe fn quantize_row<S: Source>(
         // SAFETY: the caller vouches for the row.
         unsafe { out.row_scale.add(row as usize).write(s2) };
     }
+    let scale = RowScale::of(s2);
     // SAFETY: the caller vouches for the row; whole warps are here, and the second condition is the block's.
     unsafe {
-        store_group(out, row, first, groups, quantize_group(&a, amax_a, s2));
+        store_group(out, row, first, groups, quantize_group(&a, amax_a, scale));
         if groups > thread::block_dim_x() {
-            store_group(out, row, second, groups, quantize_group(&b, amax_b, s2));
+            store_group(out, row, second, groups, quantize_group(&b, amax_b, scale));
         }
     }
 }

@@ -8,8 +8,8 @@
 use crate::group::F32Group;
 use crate::launch::{Arch, Arg, Geometry, Launch, LaunchBounds};
 use crate::row::{self, Output, Source};
+use crate::silu::swiglu_group;
 use cuda_std::prelude::*;
-use nvfp4::swiglu::swiglu;
 use nvfp4::{BLOCK, layout};
 
 /// Bounds of the kernel.
@@ -38,26 +38,20 @@ pub const LAUNCH: Launch = Launch {
         Arg::u32("max_rows", "rows that the buffers hold"),
         Arg::u32("i", "elements of a row: a multiple of 16, at most 16384"),
         Arg::u32("acc_stride", "elements from one row of gate (and of up) to the next: a multiple of 4"),
-        Arg::f32("limit", "SwiGLU clamp; +infinity for none"),
+        Arg::f32("limit", "SwiGLU clamp, positive; +infinity for none"),
     ],
 };
 
-/// Sixteen SwiGLU results from sixteen gate and up accumulators.
+/// The accumulators times their alpha.
 #[inline(always)]
-pub fn swiglu_group(
-    gate: [f32; BLOCK],
-    up: [f32; BLOCK],
-    alpha_gate: f32,
-    alpha_up: f32,
-    limit: f32,
-) -> F32Group {
-    let mut v = [0.0; BLOCK];
+fn scaled(acc: [f32; BLOCK], alpha: f32) -> [f32; BLOCK] {
+    let mut v = acc;
     let mut j = 0;
     while j < BLOCK {
-        v[j] = swiglu(gate[j] * alpha_gate, up[j] * alpha_up, limit);
+        v[j] *= alpha;
         j += 1;
     }
-    F32Group(v)
+    v
 }
 
 /// Sixteen consecutive f32 by four 16-byte loads.
@@ -97,7 +91,7 @@ impl Source for Rows {
         let at = g as usize * BLOCK;
         // SAFETY: the row has the group; groups are 64 bytes from a 16-byte aligned start.
         let (gate, up) = unsafe { (load_group(self.gate.add(at)), load_group(self.up.add(at))) };
-        swiglu_group(gate, up, self.alpha_gate, self.alpha_up, self.limit)
+        F32Group(swiglu_group(scaled(gate, self.alpha_gate), scaled(up, self.alpha_up), self.limit))
     }
 }
 

@@ -4,7 +4,7 @@ use crate::gpu_only;
 #[cfg(target_arch = "nvptx64")]
 use crate::nvvm;
 
-/// Rank of this block in its cluster (`%cluster_ctarank`, PTX ISA 10.15).
+/// Rank of this block in its cluster (`%cluster_ctarank`, PTX ISA, Special Registers).
 #[gpu_only]
 #[inline(always)]
 pub fn block_rank() -> u32 {
@@ -12,7 +12,7 @@ pub fn block_rank() -> u32 {
     unsafe { nvvm::cluster_ctarank() }
 }
 
-/// Blocks of the cluster (`%cluster_nctarank`, PTX ISA 10.16).
+/// Blocks of the cluster (`%cluster_nctarank`, PTX ISA, Special Registers).
 #[gpu_only]
 #[inline(always)]
 pub fn num_blocks() -> u32 {
@@ -20,7 +20,7 @@ pub fn num_blocks() -> u32 {
     unsafe { nvvm::cluster_nctarank() }
 }
 
-/// Arrives on the cluster barrier with release semantics (`barrier.cluster.arrive.aligned`, PTX ISA 9.7.13.3).
+/// Arrives on the cluster barrier with release semantics (`barrier.cluster.arrive.aligned`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// Every non-exited thread of the cluster arrives once per phase, in warp-uniform control flow, then waits.
@@ -31,7 +31,7 @@ pub unsafe fn arrive() {
     unsafe { nvvm::cluster_arrive() }
 }
 
-/// Arrives without ordering any memory (`barrier.cluster.arrive.relaxed.aligned`, PTX ISA 9.7.13.3).
+/// Arrives without ordering any memory (`barrier.cluster.arrive.relaxed.aligned`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// As [`arrive`].
@@ -42,7 +42,7 @@ pub unsafe fn arrive_relaxed() {
     unsafe { nvvm::cluster_arrive_relaxed() }
 }
 
-/// Waits for the cluster barrier with acquire semantics (`barrier.cluster.wait.aligned`, PTX ISA 9.7.13.3).
+/// Waits for the cluster barrier with acquire semantics (`barrier.cluster.wait.aligned`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// The thread has arrived on this phase; warp-uniform control flow.

@@ -13,17 +13,23 @@
 //!    tests are the same.
 //! 4. `cuda_builder` counts every `.aligned` operation of every entry against a checked-in table.
 
-/// `value`, in a form that no compiler pass can relate to its origin (`mov.b32`, PTX ISA 9.7.9.1).
-#[cfg_attr(not(target_arch = "nvptx64"), allow(unused_mut))]
+/// `value`, in a form that no compiler pass can relate to its origin (`mov.b32`, PTX ISA, Data Movement).
 #[inline(always)]
 pub fn opaque(value: bool) -> bool {
-    let mut bits = u32::from(value);
+    opaque_u32(u32::from(value)) != 0
+}
+
+/// `value`, in a form that no compiler pass can relate to its origin: a constant becomes an unknown number.
+#[cfg_attr(not(target_arch = "nvptx64"), allow(unused_mut))]
+#[inline(always)]
+pub fn opaque_u32(value: u32) -> u32 {
+    let mut value = value;
     #[cfg(target_arch = "nvptx64")]
     // SAFETY: an empty move of a register onto itself.
     unsafe {
-        core::arch::asm!("mov.b32 {0}, {0};", inout(reg32) bits, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov.b32 {0}, {0};", inout(reg32) value, options(nomem, nostack, preserves_flags));
     }
-    bits != 0
+    value
 }
 
 #[cfg(test)]

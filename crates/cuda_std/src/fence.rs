@@ -1,4 +1,4 @@
-//! Memory fences that take no address (PTX ISA 9.7.13.4).
+//! Memory fences that take no address (PTX ISA, Parallel Synchronization).
 
 use crate::gpu_only;
 #[cfg(target_arch = "nvptx64")]

@@ -1,4 +1,4 @@
-//! Wide loads and stores of global memory with cache hints (PTX ISA 9.7.9.8, 9.7.9.11).
+//! Wide loads and stores of global memory with cache hints (PTX ISA, Data Movement).
 //!
 //! The address goes through `cvta.to.global` in the helper, so a generic Rust pointer is enough, wherever it
 //! comes from. All are 16 bytes wide and need 16-byte alignment unless their name says otherwise.
@@ -69,7 +69,7 @@ pub unsafe fn store_v2<T>(p: *mut T, v: [u32; 2]) {
     }
 }
 
-/// Hints the line at `p` into L2 (`prefetch.global.L2`, PTX ISA 9.7.9.15).
+/// Hints the line at `p` into L2 (`prefetch.global.L2`, PTX ISA, Data Movement).
 ///
 /// # Safety
 /// `p` points into global memory.

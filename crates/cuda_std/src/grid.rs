@@ -1,4 +1,4 @@
-//! Programmatic dependent launch (sm_90+, PTX ISA 9.7.13.13).
+//! Programmatic dependent launch (sm_90+, PTX ISA, Parallel Synchronization).
 
 use crate::gpu_only;
 #[cfg(target_arch = "nvptx64")]

@@ -1,6 +1,6 @@
 //! Launch bounds of a kernel, and what a kernel parameter may be.
 
-/// What `.maxntid`, `.minnctapersm` and `.reqnctapercluster` say about an entry (PTX ISA 11.4).
+/// What `.maxntid`, `.minnctapersm` and `.reqnctapercluster` say about an entry (PTX ISA, Performance-Tuning Directives).
 ///
 /// Given to `#[kernel(bounds = ..)]`; `cuda_builder` writes the directives, since rustc does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@
 //! The crate builds on stable Rust for any target. Device functions marked [`gpu_only`] keep their signature and
 //! panic when called, so kernel crates type-check, lint and document as ordinary libraries.
 //!
-//! Section numbers are those of the PTX ISA 8.7 document.
+//! Every item names its instruction and the chapter of the PTX ISA document that defines it.
 #![cfg_attr(target_arch = "nvptx64", no_std)]
 #![cfg_attr(
     target_arch = "nvptx64",

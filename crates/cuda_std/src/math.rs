@@ -12,6 +12,38 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     return a.mul_add(b, c);
 }
 
+/// The smaller of two, NaN if either is NaN, -0 below +0 (`min.NaN.f32`).
+#[inline(always)]
+pub fn min_nan(a: f32, b: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: pure arithmetic.
+    return unsafe { crate::nvvm::minimum(a, b) };
+    #[cfg(not(target_arch = "nvptx64"))]
+    return if a.is_nan() || b.is_nan() {
+        f32::NAN
+    } else if a < b || (a == b && a.is_sign_negative()) {
+        a
+    } else {
+        b
+    };
+}
+
+/// The larger of two, NaN if either is NaN, +0 above -0 (`max.NaN.f32`).
+#[inline(always)]
+pub fn max_nan(a: f32, b: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: pure arithmetic.
+    return unsafe { crate::nvvm::maximum(a, b) };
+    #[cfg(not(target_arch = "nvptx64"))]
+    return if a.is_nan() || b.is_nan() {
+        f32::NAN
+    } else if a > b || (a == b && a.is_sign_positive()) {
+        a
+    } else {
+        b
+    };
+}
+
 /// Larger of the two 16-bit halves, each for itself, unsigned (`max.u16x2`, sm_90+).
 #[inline(always)]
 pub fn max_u16x2(a: u32, b: u32) -> u32 {
@@ -60,6 +92,16 @@ mod tests {
     fn prmt_picks_bytes() {
         assert_eq!(prmt(0x4433_2211, 0x8877_6655, 0x3210), 0x4433_2211);
         assert_eq!(prmt(0x4433_2211, 0x8877_6655, 0x7531), 0x8866_4422);
+    }
+
+    #[test]
+    fn minimum_and_maximum_keep_nan_and_order_zeros() {
+        for (a, b) in [(1.0, 2.0), (-0.0, 0.0), (f32::NEG_INFINITY, 3.0)] {
+            for (x, y) in [(a, b), (b, a)] {
+                assert_eq!((min_nan(x, y).to_bits(), max_nan(x, y).to_bits()), (a.to_bits(), b.to_bits()));
+            }
+        }
+        assert!(min_nan(f32::NAN, 1.0).is_nan() && max_nan(1.0, f32::NAN).is_nan());
     }
 
     #[test]

@@ -64,6 +64,8 @@ intrinsics! {
     "llvm.nvvm.griddepcontrol.launch.dependents" fn griddep_launch_dependents();
 
     "llvm.fma.f32" fn fma_rn(a: f32, b: f32, c: f32) -> f32;
+    "llvm.minimum.f32" fn minimum(a: f32, b: f32) -> f32;
+    "llvm.maximum.f32" fn maximum(a: f32, b: f32) -> f32;
     "llvm.nvvm.prmt" fn prmt(a: u32, b: u32, selector: u32) -> u32;
 
     "llvm.nvvm.membar.cta" fn membar_cta();

@@ -2,6 +2,6 @@
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: `trap` ends the kernel (PTX ISA 9.7.19.4); nothing runs after it.
+    // SAFETY: `trap` ends the kernel (PTX ISA, Miscellaneous); nothing runs after it.
     unsafe { core::arch::asm!("trap;", options(noreturn, nostack)) }
 }

@@ -1,4 +1,4 @@
-//! Shared memory by 32-bit address (`.shared` window, PTX ISA 5.1.7).
+//! Shared memory by 32-bit address (`.shared` window, PTX ISA, Shared State Space).
 //!
 //! A Rust pointer is generic, and LLVM cannot always see that it points into shared memory; these helpers take a
 //! `u32` address and are `ld.shared`/`st.shared` by construction. Sizes and offsets are in bytes.

@@ -1,4 +1,4 @@
-//! Ordering of Blackwell's fifth-generation tensor core operations (sm_100a, PTX ISA 9.7.16): the pointer-free
+//! Ordering of Blackwell's fifth-generation tensor core operations (sm_100a, PTX ISA, TensorCore 5th Generation): the pointer-free
 //! part. Allocation, copies, loads and the MMA itself take addresses and stay with their kernel, in `asm!`.
 
 use crate::gpu_only;

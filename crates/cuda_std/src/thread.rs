@@ -24,29 +24,29 @@ macro_rules! special_registers {
 }
 
 special_registers! {
-    /// Index of the thread in its block along x (`%tid.x`, PTX ISA 10.1), below [`block_dim_x`].
+    /// Index of the thread in its block along x (`%tid.x`, PTX ISA, Special Registers), below [`block_dim_x`].
     thread_idx_x = tid_x, 1023;
-    /// Index of the thread in its block along y (`%tid.y`, PTX ISA 10.1).
+    /// Index of the thread in its block along y (`%tid.y`, PTX ISA, Special Registers).
     thread_idx_y = tid_y, 1023;
-    /// Index of the thread in its block along z (`%tid.z`, PTX ISA 10.1).
+    /// Index of the thread in its block along z (`%tid.z`, PTX ISA, Special Registers).
     thread_idx_z = tid_z, 63;
-    /// Threads of a block along x (`%ntid.x`, PTX ISA 10.2).
+    /// Threads of a block along x (`%ntid.x`, PTX ISA, Special Registers).
     block_dim_x = ntid_x, 1024;
-    /// Threads of a block along y (`%ntid.y`, PTX ISA 10.2).
+    /// Threads of a block along y (`%ntid.y`, PTX ISA, Special Registers).
     block_dim_y = ntid_y, 1024;
-    /// Threads of a block along z (`%ntid.z`, PTX ISA 10.2).
+    /// Threads of a block along z (`%ntid.z`, PTX ISA, Special Registers).
     block_dim_z = ntid_z, 64;
-    /// Index of the block in the grid along x (`%ctaid.x`, PTX ISA 10.6).
+    /// Index of the block in the grid along x (`%ctaid.x`, PTX ISA, Special Registers).
     block_idx_x = ctaid_x, 0x7fff_fffe;
-    /// Index of the block in the grid along y (`%ctaid.y`, PTX ISA 10.6).
+    /// Index of the block in the grid along y (`%ctaid.y`, PTX ISA, Special Registers).
     block_idx_y = ctaid_y, 65534;
-    /// Index of the block in the grid along z (`%ctaid.z`, PTX ISA 10.6).
+    /// Index of the block in the grid along z (`%ctaid.z`, PTX ISA, Special Registers).
     block_idx_z = ctaid_z, 65534;
-    /// Blocks of the grid along x (`%nctaid.x`, PTX ISA 10.7).
+    /// Blocks of the grid along x (`%nctaid.x`, PTX ISA, Special Registers).
     grid_dim_x = nctaid_x, 0x7fff_ffff;
-    /// Blocks of the grid along y (`%nctaid.y`, PTX ISA 10.7).
+    /// Blocks of the grid along y (`%nctaid.y`, PTX ISA, Special Registers).
     grid_dim_y = nctaid_y, 65535;
-    /// Blocks of the grid along z (`%nctaid.z`, PTX ISA 10.7).
+    /// Blocks of the grid along z (`%nctaid.z`, PTX ISA, Special Registers).
     grid_dim_z = nctaid_z, 65535;
 }
 
@@ -58,7 +58,7 @@ pub fn index_1d() -> u32 {
 }
 
 /// Barrier over all threads of the block, with their shared and global memory ordered across it
-/// (`barrier.cta.sync.aligned 0`, PTX ISA 9.7.13.1).
+/// (`barrier.cta.sync.aligned 0`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// Every thread of the block must reach the same call: never under a condition that differs inside the block.
@@ -69,7 +69,7 @@ pub unsafe fn sync_threads() {
     unsafe { nvvm::barrier_sync_all(0) }
 }
 
-/// Named barrier over `threads` threads of the block (`barrier.cta.sync.aligned a, b`, PTX ISA 9.7.13.1).
+/// Named barrier over `threads` threads of the block (`barrier.cta.sync.aligned a, b`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// `barrier` is below 16 and used by nobody else at the time; `threads` is a multiple of 32; exactly `threads`
@@ -81,7 +81,7 @@ pub unsafe fn sync_threads_named(barrier: u32, threads: u32) {
     unsafe { nvvm::barrier_sync_count(barrier, threads) }
 }
 
-/// Arrives on a named barrier without waiting (`barrier.cta.arrive.aligned a, b`, PTX ISA 9.7.13.1).
+/// Arrives on a named barrier without waiting (`barrier.cta.arrive.aligned a, b`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// As [`sync_threads_named`].
@@ -92,7 +92,7 @@ pub unsafe fn arrive_named(barrier: u32, threads: u32) {
     unsafe { nvvm::barrier_arrive_count(barrier, threads) }
 }
 
-/// Suspends the thread for about `ns` nanoseconds, at most 1 ms (`nanosleep.u32`, PTX ISA 9.7.19.3).
+/// Suspends the thread for about `ns` nanoseconds, at most 1 ms (`nanosleep.u32`, PTX ISA, Miscellaneous).
 #[gpu_only]
 #[inline(always)]
 pub fn nanosleep(ns: u32) {

@@ -10,7 +10,7 @@ use crate::nvvm;
 /// All 32 lanes.
 pub const FULL: u32 = 0xffff_ffff;
 
-/// Lane of the thread in its warp, 0..32 (`%laneid`, PTX ISA 10.3).
+/// Lane of the thread in its warp, 0..32 (`%laneid`, PTX ISA, Special Registers).
 #[gpu_only]
 #[inline(always)]
 pub fn lane_id() -> u32 {
@@ -22,7 +22,7 @@ pub fn lane_id() -> u32 {
     }
 }
 
-/// Waits for the lanes of `mask` and orders their memory (`bar.warp.sync`, PTX ISA 9.7.13.2).
+/// Waits for the lanes of `mask` and orders their memory (`bar.warp.sync`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// All lanes of `mask` execute this call.
@@ -49,17 +49,17 @@ macro_rules! shuffles {
 }
 
 shuffles! {
-    /// The value of lane `lane` (`shfl.sync.idx.b32`, PTX ISA 9.7.9.6).
+    /// The value of lane `lane` (`shfl.sync.idx.b32`, PTX ISA, Data Movement).
     shuffle_idx = shfl_idx(lane), clamp 0x1f;
-    /// The value of the lane whose number is this lane's XOR `bits` (`shfl.sync.bfly.b32`, PTX ISA 9.7.9.6).
+    /// The value of the lane whose number is this lane's XOR `bits` (`shfl.sync.bfly.b32`, PTX ISA, Data Movement).
     shuffle_xor = shfl_bfly(bits), clamp 0x1f;
-    /// The value of the lane `delta` above; the top `delta` lanes keep their own (`shfl.sync.down.b32`, PTX ISA 9.7.9.6).
+    /// The value of the lane `delta` above; the top `delta` lanes keep their own (`shfl.sync.down.b32`, PTX ISA, Data Movement).
     shuffle_down = shfl_down(delta), clamp 0x1f;
-    /// The value of the lane `delta` below; the bottom `delta` lanes keep their own (`shfl.sync.up.b32`, PTX ISA 9.7.9.6).
+    /// The value of the lane `delta` below; the bottom `delta` lanes keep their own (`shfl.sync.up.b32`, PTX ISA, Data Movement).
     shuffle_up = shfl_up(delta), clamp 0;
 }
 
-/// Whether `predicate` holds in every lane of `mask` (`vote.sync.all.pred`, PTX ISA 9.7.13.9).
+/// Whether `predicate` holds in every lane of `mask` (`vote.sync.all.pred`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// All lanes of `mask` execute this call.
@@ -70,7 +70,7 @@ pub unsafe fn vote_all(mask: u32, predicate: bool) -> bool {
     unsafe { nvvm::vote_all(mask, predicate) }
 }
 
-/// Whether `predicate` holds in some lane of `mask` (`vote.sync.any.pred`, PTX ISA 9.7.13.9).
+/// Whether `predicate` holds in some lane of `mask` (`vote.sync.any.pred`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// All lanes of `mask` execute this call.
@@ -81,7 +81,7 @@ pub unsafe fn vote_any(mask: u32, predicate: bool) -> bool {
     unsafe { nvvm::vote_any(mask, predicate) }
 }
 
-/// Bit `i` is the predicate of lane `i` (`vote.sync.ballot.b32`, PTX ISA 9.7.13.9).
+/// Bit `i` is the predicate of lane `i` (`vote.sync.ballot.b32`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety
 /// All lanes of `mask` execute this call.
@@ -108,23 +108,23 @@ macro_rules! reductions {
 }
 
 reductions! {
-    /// Wrapping sum over the lanes of `mask`, in every lane (`redux.sync.add.u32`, PTX ISA 9.7.13.11).
+    /// Wrapping sum over the lanes of `mask`, in every lane (`redux.sync.add.u32`, PTX ISA, Parallel Synchronization).
     reduce_add_u32 = redux_add;
-    /// Minimum over the lanes of `mask`, in every lane (`redux.sync.min.u32`, PTX ISA 9.7.13.11).
+    /// Minimum over the lanes of `mask`, in every lane (`redux.sync.min.u32`, PTX ISA, Parallel Synchronization).
     reduce_min_u32 = redux_umin;
-    /// Maximum over the lanes of `mask`, in every lane (`redux.sync.max.u32`, PTX ISA 9.7.13.11).
+    /// Maximum over the lanes of `mask`, in every lane (`redux.sync.max.u32`, PTX ISA, Parallel Synchronization).
     ///
     /// On the bit patterns of non-negative floats this is the float maximum, and NaN and infinity win.
     reduce_max_u32 = redux_umax;
-    /// Bitwise AND over the lanes of `mask`, in every lane (`redux.sync.and.b32`, PTX ISA 9.7.13.11).
+    /// Bitwise AND over the lanes of `mask`, in every lane (`redux.sync.and.b32`, PTX ISA, Parallel Synchronization).
     reduce_and_u32 = redux_and;
-    /// Bitwise OR over the lanes of `mask`, in every lane (`redux.sync.or.b32`, PTX ISA 9.7.13.11).
+    /// Bitwise OR over the lanes of `mask`, in every lane (`redux.sync.or.b32`, PTX ISA, Parallel Synchronization).
     reduce_or_u32 = redux_or;
-    /// Bitwise XOR over the lanes of `mask`, in every lane (`redux.sync.xor.b32`, PTX ISA 9.7.13.11).
+    /// Bitwise XOR over the lanes of `mask`, in every lane (`redux.sync.xor.b32`, PTX ISA, Parallel Synchronization).
     reduce_xor_u32 = redux_xor;
 }
 
-/// True in exactly one lane of `mask`, the same one for the same mask (`elect.sync`, PTX ISA 9.7.13.15; sm_90+).
+/// True in exactly one lane of `mask`, the same one for the same mask (`elect.sync`, PTX ISA, Parallel Synchronization; sm_90+).
 ///
 /// Never test the result again across a barrier: launder it with [`crate::convergence::opaque`] first.
 ///
@@ -138,7 +138,7 @@ pub unsafe fn elect(mask: u32) -> bool {
 }
 
 /// Raises the register limit of the warpgroup's warps to `N` (`setmaxnreg.inc.sync.aligned.u32`,
-/// PTX ISA 9.7.19.5; sm_90a, sm_100a). `N` is a multiple of 8 in 24..=256.
+/// PTX ISA, Miscellaneous; sm_90a, sm_100a). `N` is a multiple of 8 in 24..=256.
 ///
 /// # Safety
 /// Every warp of the warpgroup executes this call; the kernel has `.maxntid` and `.minnctapersm`; enough
@@ -152,7 +152,7 @@ pub unsafe fn set_max_registers_inc<const N: u32>() {
 }
 
 /// Lowers the register limit of the warpgroup's warps to `N` (`setmaxnreg.dec.sync.aligned.u32`,
-/// PTX ISA 9.7.19.5; sm_90a, sm_100a). `N` is a multiple of 8 in 24..=256.
+/// PTX ISA, Miscellaneous; sm_90a, sm_100a). `N` is a multiple of 8 in 24..=256.
 ///
 /// # Safety
 /// Every warp of the warpgroup executes this call; the kernel has `.maxntid` and `.minnctapersm`.

@@ -1,4 +1,4 @@
-//! Ordering of Hopper's asynchronous warpgroup MMA (sm_90a only, PTX ISA 9.7.15): the pointer-free part.
+//! Ordering of Hopper's asynchronous warpgroup MMA (sm_90a only, PTX ISA, Asynchronous Warpgroup MMA): the pointer-free part.
 //!
 //! `wgmma.mma_async` itself takes shared-memory descriptors and many registers and stays with its kernel, in
 //! `asm!` and in warp-uniform control flow.

@@ -48,7 +48,7 @@ pub unsafe fn everything(x: *const u32, out: *mut u32) {
         global::prefetch_l2(x);
         global::store_v4(out, [v; 4]);
         global::store_v2(out.add(4), [v; 2]);
-        let f = math::fma(f32::from_bits(v), 3.0, 1.0).to_bits();
+        let f = math::max_nan(math::min_nan(math::fma(f32::from_bits(v), 3.0, 1.0), 5.0), -5.0).to_bits();
         out.add(6).write(math::max_u16x2(v, f) + math::prmt(v, f, 0x3715));
         grid::launch_dependents();
     }
