@@ -1,12 +1,19 @@
 //! Instructions, a file per family. Each family has `decode_fn`s for its mnemonics in the table below.
 
+mod access;
 mod addresses;
 mod arithmetic;
 mod barrier;
+mod bulk;
+mod bulk_reduce;
+mod bulk_transfer;
 mod carry;
 mod cluster_barrier;
 mod compare;
 mod control;
+mod convert;
+mod convert_packed;
+mod cp_async;
 mod descriptor;
 mod fence;
 mod float;
@@ -22,10 +29,17 @@ mod logic;
 mod matrix;
 pub mod mbarrier;
 mod mbarrier_state;
+mod meeting;
+mod memory;
 mod mma_sync;
 mod moves;
 mod registers;
 pub mod sync_state;
+pub mod tcgen05;
+mod tensor_copy;
+pub mod tensor_map;
+mod tensor_map_ops;
+mod warp;
 mod wgmma;
 
 use crate::check::Checks;
@@ -57,6 +71,7 @@ pub const fn form(root: &'static str, when: &'static [&'static str], decode: Dec
 /// The families, searched in order.
 const FAMILIES: &[&[Entry]] = &[
     control::TABLE,
+    tensor_map_ops::TABLE,
     matrix::TABLE,
     mma_sync::TABLE,
     wgmma::TABLE,
@@ -68,11 +83,23 @@ const FAMILIES: &[&[Entry]] = &[
     logic::TABLE,
     compare::TABLE,
     addresses::TABLE,
+    convert::TABLE,
+    warp::TABLE,
     barrier::TABLE,
     mbarrier::TABLE,
     fence::TABLE,
     grid::TABLE,
     registers::TABLE,
+    tcgen05::TABLES[0],
+    tcgen05::TABLES[1],
+    tcgen05::TABLES[2],
+    tcgen05::TABLES[3],
+    tcgen05::TABLES[4],
+    tcgen05::TABLES[5],
+    cp_async::TABLE,
+    tensor_copy::TABLE,
+    bulk::TABLE,
+    memory::TABLE,
 ];
 
 /// The decode function of an opcode; `None` = not modelled.
@@ -94,6 +121,7 @@ pub fn may_sync_ctas(text: &str) -> bool {
     let shared = opcode.contains(".shared");
     match root {
         "atom" | "red" => !shared,
+        "cp" => has(&["reduce"]) && has(&["bulk_group"]),
         "ld" | "st" => !shared && has(&["acquire", "release", "relaxed", "volatile", "mmio"]),
         _ => false,
     }
@@ -106,6 +134,8 @@ pub struct State {
     pub wgmma: wgmma::State,
     /// Barriers, mbarriers, asynchronous groups.
     pub sync: sync_state::SyncState,
+    /// Tensor memory.
+    pub tcgen05: tcgen05::State,
 }
 
 impl State {
@@ -120,7 +150,9 @@ impl State {
     }
 
     /// All threads have exited and nothing is in flight, or the cluster was stopped.
-    pub fn on_finish(_cluster: &mut Cluster, _env: &Environment<'_>) {}
+    pub fn on_finish(cluster: &mut Cluster, env: &Environment<'_>) {
+        tcgen05::State::on_finish(cluster, env);
+    }
 
     /// What a wait of a thread of CTA rank `cta` waits for, in words with numbers, for deadlock reports.
     pub fn describe_wait(&self, ctas: &[Cta], cta: usize, wait: Wait) -> String {
