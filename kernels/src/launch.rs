@@ -170,3 +170,71 @@ pub const TABLE: &[Launch] = &[quantize_nvfp4_rows::LAUNCH, swiglu_quantize_nvfp
 pub fn find(name: &str) -> Option<&'static Launch> {
     TABLE.iter().find(|row| row.name == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of each parameter of an entry, and the text of its directives.
+    fn entry(ptx: &str, name: &str) -> Option<(Vec<usize>, String)> {
+        let start = ptx.find(&format!(".entry {name}("))?;
+        let text = &ptx[start..];
+        let close = text.find("\n)")?;
+        let sizes = text[..close]
+            .lines()
+            .filter(|l| l.contains(".param"))
+            .map(|l| if l.contains(".u64") { 8 } else { 4 })
+            .collect();
+        Some((sizes, text[close + 2..close + text[close..].find('{')?].to_string()))
+    }
+
+    #[test]
+    fn the_table_is_what_the_ptx_says() {
+        for arch in Arch::ALL {
+            let ptx = arch.ptx();
+            assert!(ptx.contains(&format!(".target {}\n", arch.name())));
+            for row in TABLE {
+                let found = entry(ptx, row.name);
+                assert_eq!(found.is_some(), row.archs.contains(&arch), "{} on {}", row.name, arch.name());
+                let Some((sizes, directives)) = found else { continue };
+                let want: Vec<usize> = row.args.iter().map(|a| a.ty.size()).collect();
+                assert_eq!(sizes, want, "parameters of {}", row.name);
+                let [x, y, z] = row.bounds.block;
+                assert!(directives.contains(&format!(".maxntid {x}, {y}, {z}\n")), "{directives}");
+                for (directive, value) in
+                    [(".minnctapersm", row.bounds.min_ctas_per_sm), (".maxnreg", row.bounds.max_registers)]
+                {
+                    let line = format!("{directive} {value}\n");
+                    assert_eq!(directives.contains(&line), value != 0, "{directive} of {}", row.name);
+                }
+            }
+            let entries = ptx.matches(".visible .entry ").count();
+            assert_eq!(entries, TABLE.iter().filter(|r| r.archs.contains(&arch)).count());
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for row in TABLE {
+            assert_eq!(find(row.name), Some(row));
+        }
+        assert_eq!(find("nothing"), None);
+        assert_eq!(Arch::for_compute_capability(9, 0), Some(Arch::Sm90a));
+        assert_eq!(Arch::for_compute_capability(10, 0), Some(Arch::Sm100a));
+        assert_eq!(Arch::for_compute_capability(10, 3), None);
+    }
+
+    #[test]
+    fn every_row_fits_its_block() {
+        let launch = &quantize_nvfp4_rows::LAUNCH;
+        for k in (16..=row::MAX_K).step_by(16) {
+            for max_rows in [0, 1, 264, 265, 100_000] {
+                let dims = launch.rows(max_rows, k, 132);
+                let threads = dims.block[0];
+                assert!(threads.is_multiple_of(32) && threads <= launch.bounds.threads());
+                assert!(threads * row::SLOTS * 16 >= k, "k {k}");
+                assert!(dims.grid[0] >= 1 && dims.grid[0] * threads <= 132 * SM_THREADS);
+            }
+        }
+    }
+}

@@ -1,7 +1,8 @@
-//! Launch bounds into the PTX: rustc has no attribute for `.maxntid`, `.minnctapersm` and `.reqnctapercluster`.
+//! Launch bounds into the PTX: rustc has no attribute for `.maxntid`, `.minnctapersm`, `.maxnreg` and
+//! `.reqnctapercluster`.
 //!
 //! `#[kernel(bounds = ..)]` leaves one comment per entry in the module's assembly,
-//! `// @launch NAME maxntid=X,Y,Z minnctapersm=N cluster=X,Y,Z`; the directives are made from these rows.
+//! `// @launch NAME maxntid=X,Y,Z minnctapersm=N maxnreg=N cluster=X,Y,Z`; the directives are made from these rows.
 
 use crate::{CudaBuilderError, ptx};
 use std::fmt::Write as _;
@@ -15,6 +16,8 @@ pub struct LaunchRow {
     pub maxntid: [u32; 3],
     /// `.minnctapersm`: blocks that must fit on an SM; 0 = not written.
     pub min_ctas_per_sm: u32,
+    /// `.maxnreg`: most registers per thread; 0 = not written.
+    pub max_registers: u32,
     /// `.reqnctapercluster`: blocks of a cluster along x, y, z; all 0 = not written.
     pub cluster: [u32; 3],
 }
@@ -26,7 +29,7 @@ impl LaunchRow {
         let bad = |problem: &str| CudaBuilderError::BadLaunchRow { row: row.into(), problem: problem.into() };
         let mut words = row.split_whitespace();
         let name = words.next().ok_or_else(|| bad("no name"))?.to_string();
-        let mut out = Self { name, maxntid: [0; 3], min_ctas_per_sm: 0, cluster: [0; 3] };
+        let mut out = Self { name, maxntid: [0; 3], min_ctas_per_sm: 0, max_registers: 0, cluster: [0; 3] };
         for word in words {
             let (key, value) = word.split_once('=').ok_or_else(|| bad("expected key=value"))?;
             let numbers: Vec<u32> = value
@@ -38,6 +41,7 @@ impl LaunchRow {
                 ("maxntid", &[x, y, z]) => out.maxntid = [x, y, z],
                 ("cluster", &[x, y, z]) => out.cluster = [x, y, z],
                 ("minnctapersm", &[n]) => out.min_ctas_per_sm = n,
+                ("maxnreg", &[n]) => out.max_registers = n,
                 _ => return Err(bad(&format!("unknown or malformed `{key}`"))),
             }
         }
@@ -59,6 +63,9 @@ impl LaunchRow {
         // Writing to a String cannot fail.
         if self.min_ctas_per_sm > 0 {
             let _ = write!(out, "\n.minnctapersm {}", self.min_ctas_per_sm);
+        }
+        if self.max_registers > 0 {
+            let _ = write!(out, "\n.maxnreg {}", self.max_registers);
         }
         if self.cluster != [0; 3] {
             let [x, y, z] = self.cluster;
@@ -117,7 +124,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "// @launch a maxntid=256,1,1 minnctapersm=2 cluster=0,0,0
-// @launch b maxntid=128,1,1 minnctapersm=0 cluster=2,1,1
+// @launch b maxntid=128,1,1 minnctapersm=0 maxnreg=80 cluster=2,1,1
 .visible .entry a(
 	.param .u32 a_param_0
 )
@@ -136,7 +143,10 @@ mod tests {
         assert!(!rest.contains("@launch"));
         let text = insert_launch_bounds(&rest, &rows).unwrap();
         assert!(text.contains("a_param_0\n)\n.maxntid 256, 1, 1\n.minnctapersm 2\n{"), "{text}");
-        assert!(text.contains("b()\n.maxntid 128, 1, 1\n.reqnctapercluster 2, 1, 1\n{"), "{text}");
+        assert!(
+            text.contains("b()\n.maxntid 128, 1, 1\n.maxnreg 80\n.reqnctapercluster 2, 1, 1\n{"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Launch bounds of a kernel, and what a kernel parameter may be.
 
-/// What `.maxntid`, `.minnctapersm` and `.reqnctapercluster` say about an entry (PTX ISA, Performance-Tuning Directives).
+/// What `.maxntid`, `.minnctapersm`, `.maxnreg` and `.reqnctapercluster` say about an entry (PTX ISA, Performance-Tuning Directives).
 ///
 /// Given to `#[kernel(bounds = ..)]`; `cuda_builder` writes the directives, since rustc does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaunchBounds {
-    /// Threads of a block along x, y, z. The launch must use exactly these.
+    /// Most threads of a block along x, y, z.
     pub block: [u32; 3],
     /// Blocks that must fit on one SM at a time; bounds the registers per thread. 0 = no demand.
     pub min_ctas_per_sm: u32,
+    /// Most registers per thread; 0 = no limit of its own.
+    pub max_registers: u32,
     /// Blocks of a cluster along x, y, z; all 0 = launched without clusters.
     pub cluster: [u32; 3],
 }
@@ -16,12 +18,17 @@ pub struct LaunchBounds {
 impl LaunchBounds {
     /// A one-dimensional block of `threads` threads, no further demand.
     pub const fn block(threads: u32) -> Self {
-        Self { block: [threads, 1, 1], min_ctas_per_sm: 0, cluster: [0; 3] }
+        Self { block: [threads, 1, 1], min_ctas_per_sm: 0, max_registers: 0, cluster: [0; 3] }
     }
 
     /// Demands that `n` blocks fit on one SM.
     pub const fn min_ctas(self, n: u32) -> Self {
         Self { min_ctas_per_sm: n, ..self }
+    }
+
+    /// Limits a thread to `n` registers.
+    pub const fn max_registers(self, n: u32) -> Self {
+        Self { max_registers: n, ..self }
     }
 
     /// A cluster of `n` blocks along x.
@@ -52,8 +59,11 @@ mod tests {
 
     #[test]
     fn builder_sets_what_it_says() {
-        const B: LaunchBounds = LaunchBounds::block(256).min_ctas(4).cluster(2);
-        assert_eq!(B, LaunchBounds { block: [256, 1, 1], min_ctas_per_sm: 4, cluster: [2, 1, 1] });
+        const B: LaunchBounds = LaunchBounds::block(256).min_ctas(4).max_registers(64).cluster(2);
+        assert_eq!(
+            B,
+            LaunchBounds { block: [256, 1, 1], min_ctas_per_sm: 4, max_registers: 64, cluster: [2, 1, 1] }
+        );
         assert_eq!(B.threads(), 256);
     }
 

@@ -17,7 +17,8 @@ use proc_macro::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenSt
 ///
 /// * On `nvptx64` the function becomes `extern "ptx-kernel"` and `no_mangle`, and its launch bounds (a constant
 ///   expression of type `cuda_std::launch::LaunchBounds`) are written into the PTX as a `// @launch` line, from
-///   which `cuda_builder` makes `.maxntid`, `.minnctapersm` and `.reqnctapercluster`.
+///   which `cuda_builder` makes `.maxntid`, `.minnctapersm`, `.maxnreg` and
+///   `.reqnctapercluster`.
 /// * On the host it stays an ordinary `unsafe fn`, so that it is type-checked, linted and documented there.
 ///
 /// Rejected at compile time: a function that is not `unsafe` (a kernel dereferences raw pointers that nothing
@@ -123,8 +124,9 @@ fn launch_line(name: &Ident, bounds: TokenStream) -> TokenStream {
     out.extend(source(";"));
     out.extend(source(&format!(
         "#[cfg(target_arch = \"nvptx64\")] ::core::arch::global_asm!(\
-         \"// @launch {name} maxntid={{}},{{}},{{}} minnctapersm={{}} cluster={{}},{{}},{{}}\", \
+         \"// @launch {name} maxntid={{}},{{}},{{}} minnctapersm={{}} maxnreg={{}} cluster={{}},{{}},{{}}\", \
          const {c}.block[0], const {c}.block[1], const {c}.block[2], const {c}.min_ctas_per_sm, \
+         const {c}.max_registers, \
          const {c}.cluster[0], const {c}.cluster[1], const {c}.cluster[2]);\
          #[cfg(not(target_arch = \"nvptx64\"))] const _: ::cuda_std::launch::LaunchBounds = {c};"
     )));
