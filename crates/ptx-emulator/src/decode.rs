@@ -325,6 +325,9 @@ impl<'a> Decoder<'a> {
                 Ty::F64 => (v as f64).to_bits(),
                 _ => ty.truncate(v as u64),
             })),
+            Operand::F32(_) | Operand::F64(_) if ty.bits() < 32 => {
+                self.error(format!("`{operand}` is wider than {ty:?}"))
+            }
             &Operand::F32(bits) => Ok(Src::Imm(match ty {
                 Ty::F64 => f64::from(f32::from_bits(bits)).to_bits(),
                 _ => u64::from(bits),

@@ -11,9 +11,11 @@
 pub mod check;
 pub mod counters;
 pub mod decode;
+pub mod device;
 pub mod machine;
 pub mod numerics;
 pub mod ops;
 pub mod program;
+pub mod softfloat;
 pub mod syntax;
 pub mod types;

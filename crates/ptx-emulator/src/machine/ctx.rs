@@ -40,6 +40,18 @@ pub enum Location {
     Param(u32),
 }
 
+impl Location {
+    /// The location `bytes` further on.
+    pub fn offset_by(self, bytes: u64) -> Self {
+        match self {
+            Location::Global(address) => Location::Global(address.wrapping_add(bytes)),
+            Location::Shared(owner, offset) => Location::Shared(owner, offset.wrapping_add(bytes as u32)),
+            Location::Local(offset) => Location::Local(offset.wrapping_add(bytes as u32)),
+            Location::Param(offset) => Location::Param(offset.wrapping_add(bytes as u32)),
+        }
+    }
+}
+
 /// State space named by an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressSpace {
@@ -209,8 +221,15 @@ impl<'a> Ctx<'a> {
             self.report_poison(origin, lane, "an address");
         }
         let value = self.get(addr.base, lane).wrapping_add_signed(addr.offset);
+        self.resolve(space, addr.base, value, lane)
+    }
+
+    /// An address in a lane, resolved; `base` is where it comes from. As [`Self::locate`], but takes the address
+    /// for granted.
+    #[inline]
+    pub fn resolve(&mut self, space: AddressSpace, base: Src, value: u64, lane: usize) -> Option<Location> {
         let rank = self.cluster.ctas[self.cta].rank;
-        let space = match (space, addr.base) {
+        let space = match (space, base) {
             // `[symbol]` names its space by itself.
             (AddressSpace::Generic, Src::Param(_)) => AddressSpace::Param,
             (AddressSpace::Generic, Src::Local(_)) => AddressSpace::Local,

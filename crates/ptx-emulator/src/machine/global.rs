@@ -65,6 +65,11 @@ impl GlobalMemory {
         (self.allocations.len() as u64) << SHIFT
     }
 
+    /// Keeps other host threads' read-modify-write accesses away while the guard lives.
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.strong.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Frees the allocation at `address`. The address is never used again.
     pub fn free(&mut self, address: u64) {
         let index = (address >> SHIFT) as usize;

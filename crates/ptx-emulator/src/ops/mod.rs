@@ -3,10 +3,13 @@
 mod access;
 mod addresses;
 mod arithmetic;
+mod atomic_ops;
+mod atomics;
 mod barrier;
 mod bulk;
 mod bulk_reduce;
 mod bulk_transfer;
+mod cache;
 mod carry;
 mod cluster_barrier;
 mod compare;
@@ -100,6 +103,8 @@ const FAMILIES: &[&[Entry]] = &[
     tensor_copy::TABLE,
     bulk::TABLE,
     memory::TABLE,
+    atomics::TABLE,
+    cache::TABLE,
 ];
 
 /// The decode function of an opcode; `None` = not modelled.
@@ -146,6 +151,7 @@ impl State {
 
     /// Lanes of a warp (taken out of its CTA) exit.
     pub fn on_exit(cluster: &mut Cluster, cta: usize, warp: &mut Warp, _mask: u32) {
+        meeting::on_exit(warp);
         sync_state::on_exit(cluster, cta, warp);
     }
 
