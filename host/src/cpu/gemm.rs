@@ -1,21 +1,23 @@
 //! Blocked dot products: a list of activation rows with a list of weight rows, through a few KiB of scratch.
 //!
-//! K is walked in chunks of [`KC`]: a chunk of up to [`MC`] activation rows is widened to f32 once, then each tile
-//! of four weight rows is decoded into the first-level cache and multiplied with all of them. The partial sums stay
-//! in memory between chunks, so the chunking is invisible in the result (see [`super::simd`]).
+//! Up to [`MC`] activation rows are widened to f32, as many chunks of [`KC`] columns as fit; then, tile by tile, each
+//! chunk of four weight rows is decoded into the first-level cache and multiplied with all of them. The partial sums
+//! stay in memory between chunks, so the chunking is invisible in the result (see [`super::simd`]).
 
 use rayon::prelude::*;
 
 use super::dequant::WeightRows;
 use super::rows::Rows;
-use super::simd::{self, Isa, LANES, TILE};
+use super::simd::{Isa, LANES, TILE};
 
 /// Columns of a chunk: four decoded weight rows take 8 KiB.
 const KC: usize = 512;
-/// Activation rows of a chunk: 128 KiB in f32.
+/// Activation rows of a chunk.
 const MC: usize = 64;
+/// Widened activations that are kept at a time, 128 KiB: several chunks of K if there are few rows.
+const X_FLOATS: usize = MC * KC;
 /// Weight rows of a task.
-pub(super) const PANEL: usize = 32;
+pub(super) const PANEL: usize = 64;
 
 /// Up to four consecutive rows of a weight.
 #[derive(Clone, Copy)]
@@ -23,6 +25,21 @@ pub(super) struct Tile<'a> {
     weight: &'a dyn WeightRows,
     row: usize,
     rows: usize,
+}
+
+impl Tile<'_> {
+    /// Columns `k..k + len` of the four rows, `[TILE, len rounded up to whole lanes]`, zeros where there is nothing.
+    fn read<'s>(&self, isa: Isa, k: usize, len: usize, scratch: &'s mut Vec<f32>) -> &'s [f32] {
+        let padded = len.next_multiple_of(LANES);
+        scratch.resize(TILE * padded, 0.0);
+        let (used, rest) = scratch.split_at_mut(self.rows * padded);
+        rest.fill(0.0);
+        for (r, w) in used.chunks_exact_mut(padded).enumerate() {
+            self.weight.read(isa, self.row + r, k, &mut w[..len]);
+            w[len..].fill(0.0);
+        }
+        scratch
+    }
 }
 
 /// Rows `from..to` of a weight as tiles; the last one may be short.
@@ -62,32 +79,27 @@ pub(super) fn dots(
         let lanes = m * TILE * LANES;
         scratch.acc.clear();
         scratch.acc.resize(tiles.len() * lanes, 0.0);
-        for k in (0..x.cols()).step_by(KC) {
-            let len = KC.min(x.cols() - k);
-            // Whole lanes; the tail, if any, is 0 on both sides.
-            let padded = len.next_multiple_of(LANES);
-            scratch.x.clear();
-            scratch.x.resize(m * padded, 0.0);
-            for (&row, out) in index.iter().zip(scratch.x.chunks_exact_mut(padded)) {
-                x.widen(row as usize, k, &mut out[..len]);
-            }
-            scratch.w.clear();
-            scratch.w.resize(TILE * padded, 0.0);
-            for (tile, acc) in tiles.iter().zip(scratch.acc.chunks_exact_mut(lanes)) {
-                let (used, rest) = scratch.w.split_at_mut(tile.rows * padded);
-                rest.fill(0.0);
-                for (r, w) in used.chunks_exact_mut(padded).enumerate() {
-                    tile.weight.read(isa, tile.row + r, k, &mut w[..len]);
+        let group = (X_FLOATS / (m * KC)).max(1) * KC;
+        for from in (0..x.cols()).step_by(group) {
+            let to = x.cols().min(from + group);
+            scratch.x.resize(m * (to - from).next_multiple_of(LANES), 0.0);
+            for (k, out) in (from..to).step_by(KC).zip(scratch.x.chunks_mut(m * KC)) {
+                let len = KC.min(to - k);
+                for (&row, out) in index.iter().zip(out.chunks_exact_mut(len.next_multiple_of(LANES))) {
+                    isa.widen(x.piece(row as usize, k, len), &mut out[..len]);
+                    // Whole lanes; the tail, if any, is 0 on both sides.
+                    out[len..].fill(0.0);
                 }
-                isa.tile(&scratch.x, &scratch.w, padded, acc);
+            }
+            for (tile, acc) in tiles.iter().zip(scratch.acc.chunks_exact_mut(lanes)) {
+                for (k, x) in (from..to).step_by(KC).zip(scratch.x.chunks(m * KC)) {
+                    let w = tile.read(isa, k, KC.min(to - k), &mut scratch.w);
+                    isa.tile(x, w, w.len() / TILE, acc);
+                }
             }
         }
         for (j, acc) in scratch.acc.chunks_exact(lanes).enumerate() {
-            for (acc, out) in acc.chunks_exact(TILE * LANES).zip(out.chunks_exact_mut(width)) {
-                for (acc, out) in acc.chunks_exact(LANES).zip(&mut out[j * TILE..]) {
-                    *out = simd::reduce(acc);
-                }
-            }
+            isa.reduce(acc, &mut out[j * TILE..], width);
         }
     }
 }

@@ -127,12 +127,9 @@ impl<'a> Rows<'a> {
         self.scales.get(row).copied().unwrap_or(1.0)
     }
 
-    /// Elements `k..k + out.len()` of a row, widened.
-    pub(super) fn widen(&self, row: usize, k: usize, out: &mut [f32]) {
-        let bits = &self.bits[row * self.cols + k..][..out.len()];
-        for (out, &bits) in out.iter_mut().zip(bits) {
-            *out = bits16::to_f32(bits);
-        }
+    /// Elements `k..k + len` of a row, as bf16 bits.
+    pub(super) fn piece(&self, row: usize, k: usize, len: usize) -> &[u16] {
+        &self.bits[row * self.cols + k..][..len]
     }
 
     /// Per row, whether all elements (and the scale) are finite.

@@ -1,7 +1,7 @@
 //! The inner loop: dot products of a few activation rows with four weight rows, in one fixed order of additions.
 //!
 //! Every dot product keeps [`LANES`] partial sums; element `k` goes to lane `k % 16`, in increasing `k`, by a
-//! multiplication and an addition (never fused), and [`reduce`] adds the lanes pairwise at distances 8, 4, 2, 1.
+//! multiplication and an addition (never fused), and [`Isa::reduce`] adds the lanes pairwise at distances 8, 4, 2, 1.
 //! Nothing else ever touches a sum, so the bits depend neither on the instruction set nor on which other rows
 //! share the tile.
 
@@ -66,6 +66,36 @@ impl Isa {
         }
     }
 
+    /// Finishes `acc` (`[m, TILE, LANES]`): the sums of row `t` go to the start of the `t`-th of `out`'s rows of
+    /// `stride` elements, of which the last may be short.
+    ///
+    /// # Panics
+    /// If there is no room for a row's sums.
+    pub(super) fn reduce(self, acc: &[f32], out: &mut [f32], stride: usize) {
+        match self {
+            Isa::Portable => reduce_rows(acc, out, stride),
+            // SAFETY: `available` offers this only where the CPU has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { reduce_avx2(acc, out, stride) },
+            // SAFETY: `available` offers this only where the CPU has AVX-512F.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { reduce_avx512(acc, out, stride) },
+        }
+    }
+
+    /// Widens bf16 bits.
+    pub(super) fn widen(self, bits: &[u16], out: &mut [f32]) {
+        match self {
+            Isa::Portable => widen(bits, out),
+            // SAFETY: `available` offers this only where the CPU has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { widen_avx2(bits, out) },
+            // SAFETY: `available` offers this only where the CPU has AVX-512F.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { widen_avx512(bits, out) },
+        }
+    }
+
     /// Decodes blocks of NVFP4 without the global scale: exact, so the same on every instruction set.
     ///
     /// # Panics
@@ -85,19 +115,29 @@ impl Isa {
     }
 }
 
-/// The sum of the lanes: pairwise at distances 8, 4, 2, 1.
+/// The sums of the lanes of each row's tile: pairwise at distances 8, 4, 2, 1.
 #[inline(always)]
-pub(super) fn reduce(lanes: &[f32]) -> f32 {
-    let mut sum = [0.0f32; LANES];
-    sum.copy_from_slice(&lanes[..LANES]);
-    let mut distance = LANES / 2;
-    while distance > 0 {
-        for lane in 0..distance {
-            sum[lane] += sum[lane + distance];
+fn reduce_rows(acc: &[f32], out: &mut [f32], stride: usize) {
+    for (acc, out) in acc.chunks_exact(TILE * LANES).zip(out.chunks_mut(stride)) {
+        let mut quarters = [[0.0f32; 4]; TILE];
+        for (lanes, quarter) in acc.chunks_exact(LANES).zip(&mut quarters) {
+            for (i, q) in quarter.iter_mut().enumerate() {
+                *q = (lanes[i] + lanes[i + 8]) + (lanes[i + 4] + lanes[i + 12]);
+            }
         }
-        distance /= 2;
+        let mut sums = [0.0f32; TILE];
+        for (sum, [a, b, c, d]) in sums.iter_mut().zip(quarters) {
+            *sum = (a + c) + (b + d);
+        }
+        out[..TILE].copy_from_slice(&sums);
     }
-    sum[0]
+}
+
+#[inline(always)]
+fn widen(bits: &[u16], out: &mut [f32]) {
+    for (out, &bits) in out.iter_mut().zip(bits) {
+        *out = nvfp4::bf16::to_f32(bits);
+    }
 }
 
 /// Sixteen lanes in registers.
@@ -198,6 +238,38 @@ mod x86 {
             Zmm(unsafe { _mm512_add_ps(self.0, _mm512_mul_ps(x.0, w.0)) })
         }
     }
+}
+
+/// # Safety
+/// The CPU has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn reduce_avx2(acc: &[f32], out: &mut [f32], stride: usize) {
+    reduce_rows(acc, out, stride);
+}
+
+/// # Safety
+/// The CPU has AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn reduce_avx512(acc: &[f32], out: &mut [f32], stride: usize) {
+    reduce_rows(acc, out, stride);
+}
+
+/// # Safety
+/// The CPU has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn widen_avx2(bits: &[u16], out: &mut [f32]) {
+    widen(bits, out);
+}
+
+/// # Safety
+/// The CPU has AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn widen_avx512(bits: &[u16], out: &mut [f32]) {
+    widen(bits, out);
 }
 
 /// # Safety
@@ -314,7 +386,21 @@ mod tests {
         for (k, (x, w)) in x.iter().zip(w).enumerate() {
             lanes[k % LANES] += x * w;
         }
-        reduce(&lanes)
+        for distance in [8, 4, 2, 1] {
+            for lane in 0..distance {
+                lanes[lane] += lanes[lane + distance];
+            }
+        }
+        lanes[0]
+    }
+
+    fn reduced(isa: Isa, acc: &[f32]) -> Vec<f32> {
+        // A row of TILE sums, then one element that must stay.
+        let m = acc.len() / (TILE * LANES);
+        let mut out = vec![7.0; m * (TILE + 1)];
+        isa.reduce(acc, &mut out, TILE + 1);
+        assert!(out.chunks(TILE + 1).all(|row| row[TILE] == 7.0));
+        out.chunks(TILE + 1).flat_map(|row| row[..TILE].to_vec()).collect()
     }
 
     #[test]
@@ -325,9 +411,10 @@ mod tests {
                 for &isa in Isa::available() {
                     let mut acc = vec![0.0; m * TILE * LANES];
                     isa.tile(&x, &w, k, &mut acc);
+                    let sums = reduced(isa, &acc);
                     for t in 0..m {
                         for n in 0..TILE {
-                            let got = reduce(&acc[(t * TILE + n) * LANES..]);
+                            let got = sums[t * TILE + n];
                             let want = dot(&x[t * k..][..k], &w[n * k..][..k]);
                             assert_eq!(got.to_bits(), want.to_bits(), "{isa:?} k={k} m={m} t={t} n={n}");
                         }
@@ -346,8 +433,8 @@ mod tests {
                 let half: Vec<f32> = (0..TILE).flat_map(|n| w[n * k + part * 64..][..64].to_vec()).collect();
                 isa.tile(&x[part * 64..][..64], &half, 64, &mut acc);
             }
-            for n in 0..TILE {
-                assert_eq!(reduce(&acc[n * LANES..]).to_bits(), dot(&x, &w[n * k..][..k]).to_bits());
+            for (n, got) in reduced(isa, &acc).iter().enumerate() {
+                assert_eq!(got.to_bits(), dot(&x, &w[n * k..][..k]).to_bits());
             }
         }
     }
