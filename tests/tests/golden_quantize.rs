@@ -333,6 +333,37 @@ fn every_source() {
     }
 }
 
+/// The totals of [`DIFFERENCES`] by source: the table of `docs/numerics.md`.
+#[test]
+fn totals() {
+    let total = |source: &str, kind: &str| -> i32 {
+        DIFFERENCES
+            .lines()
+            .filter_map(|line| line.split_once(' ')?.1.split_once(':').filter(|(s, _)| *s == source))
+            .flat_map(|(_, rest)| {
+                let words: Vec<&str> = rest.split_whitespace().collect();
+                words
+                    .chunks(2)
+                    .filter(|w| w[0] == kind)
+                    .map(|w| w[1].parse::<i32>().unwrap())
+                    .collect::<Vec<_>>()
+            })
+            .sum()
+    };
+    for (source, want) in [
+        //           codes  tie floor normal zero
+        ("ideal", [62, 0, 1461, 0, 0]),
+        ("modelopt", [0, 0, 0, 0, 93]),
+        ("torchao", [367, 0, 1461, 401, 93]),
+        ("compressed_tensors", [51, 6, 1461, 0, 93]),
+        ("te_ref", [325, 20, 1461, 0, 0]),
+        ("flashinfer_formula", [325, 20, 1461, 0, 0]),
+    ] {
+        let got = ["codes", "tie", "floor", "normal", "zero"].map(|kind| total(source, kind));
+        assert_eq!(got, want, "{source}");
+    }
+}
+
 /// The claim behind the choice of formula: on everything finite and non-zero ours is ModelOpt's, byte for byte.
 #[test]
 fn modelopt_is_reproduced_bitwise() {

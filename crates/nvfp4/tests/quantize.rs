@@ -63,7 +63,7 @@ proptest! {
     }
 
     /// The error of an element is at most half the distance of its two neighbouring codes: 1/4 of a step below 2,
-    /// 1/2 below 4, 1 above. (A block scale that rounds down stretches the block to 6.375 steps, still less than 1 off.)
+    /// 1/2 below 4, 1 above. (A block scale that rounds down stretches the block to 6.375 steps: still less.)
     #[test]
     fn error_bound(x in block_of(moderate()), headroom in 1f32..1000.0) {
         let s2 = amax(&x) / GLOBAL_RANGE * headroom;
@@ -198,7 +198,8 @@ proptest! {
     ) {
         let e8m0: Vec<u8> = blocks.iter().map(|b| (i32::from(b.1) + lift) as u8).collect();
         let packed: Vec<u8> = blocks.iter().flat_map(|b| if b.2 { b.0 } else { b.0.map(|v| v & 0x88) }).collect();
-        let live: Vec<usize> = (0..blocks.len()).filter(|&b| packed[b * 16..][..16].iter().any(|v| v & 0x77 != 0)).collect();
+        let is_live = |b: &usize| packed[b * 16..][..16].iter().any(|v| v & 0x77 != 0);
+        let live: Vec<usize> = (0..blocks.len()).filter(is_live).collect();
         let max = live.iter().map(|&b| e8m0[b]).max();
         let mut scales = vec![0xee; blocks.len() * 2];
         let cast = mxfp4::cast_scales(&packed, &e8m0, &mut scales);
@@ -251,8 +252,49 @@ proptest! {
     }
 }
 
+/// The order of the operations is part of the contract: at every boundary of E4M3 and E2M1, within three ulps, for
+/// many scales, against f64 arithmetic rounded to f32 after each step. (Rounding an f64 quotient of two f32 to f32 is
+/// the f32 quotient: 53 bits are enough.)
+#[test]
+fn formula_at_every_boundary() {
+    let fl = |x: f64| f64::from(x as f32);
+    let boundary = |code: u8| (f64::from(e4m3::decode(code)) + f64::from(e4m3::decode(code + 1))) / 2.0;
+    let near = |x: f64| ((x as f32).to_bits() - 3..=(x as f32).to_bits() + 3).map(f32::from_bits);
+    let mut other_orders = [0; 4];
+    for i in 0..600u32 {
+        let s2 = f32::from_bits(0x3a00_0000 + i * 0x1_2345);
+        let wide = f64::from(s2);
+        for code in 1..e4m3::MAX_CODE {
+            for amax in near(boundary(code) * 6.0 * wide) {
+                let want = e4m3::encode(fl(f64::from(amax) / fl(6.0 * wide)) as f32);
+                assert_eq!(quantize::block_scale(amax, s2), want, "{amax:e} under {s2:e}");
+                other_orders[0] += u32::from(e4m3::encode(amax / 6.0 / s2) != want);
+                other_orders[1] += u32::from(e4m3::encode(amax * (1.0 / 6.0) / s2) != want);
+            }
+        }
+        // One element on a boundary, in a block whose scale the first element fixes.
+        let scale = 8 + (i % 118) as u8;
+        let step = fl(f64::from(e4m3::decode(scale)) * wide);
+        for pair in e2m1::MAGNITUDES.windows(2) {
+            for x in near(f64::from(pair[0] + pair[1]) / 2.0 * step) {
+                let mut block = [x; BLOCK];
+                block[0] = (6.0 * step) as f32;
+                let got = quantize::quantize_block(&block, s2);
+                assert_eq!(got.scale, scale);
+                let want = e2m1::encode(fl(f64::from(x) / step) as f32);
+                assert_eq!(code(got, 1), want, "{x:e} by {step:e}");
+                other_orders[2] += u32::from(e2m1::encode(x * (1.0 / step as f32)) != want);
+                other_orders[3] += u32::from(e2m1::encode(x / e4m3::decode(scale) / s2) != want);
+            }
+        }
+    }
+    // The data do tell the other orders apart.
+    assert!(other_orders.iter().all(|&n| n > 100), "{other_orders:?}");
+}
+
 #[test]
 fn extreme_global_scales() {
+    assert_eq!(quantize::block_scale(0.0, 1.0), 0);
     // A row at the top of the f32 range survives its own scale.
     for below in 0..2000 {
         let top = f32::from_bits(f32::MAX.to_bits() - below);
