@@ -12,6 +12,8 @@ pub mod check;
 pub mod counters;
 pub mod decode;
 pub mod device;
+#[cfg(feature = "launch-file")]
+pub mod launch_file;
 pub mod machine;
 pub mod numerics;
 pub mod ops;

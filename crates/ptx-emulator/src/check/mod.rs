@@ -4,7 +4,7 @@ mod finding;
 mod origin;
 
 pub use finding::{Access, Class, Finding, Place};
-pub use origin::Origin;
+pub use origin::{Origin, OriginKind};
 
 use std::collections::HashMap;
 

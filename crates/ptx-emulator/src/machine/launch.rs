@@ -563,8 +563,7 @@ impl Runner {
                         continue;
                     };
                     let thread = (warp.index * LANES + lane) as u32;
-                    match waits.iter_mut().find(|w| w.0 == wait && w.1 == warp.pc[lane] && w.2 == rank)
-                    {
+                    match waits.iter_mut().find(|w| w.0 == wait && w.1 == warp.pc[lane] && w.2 == rank) {
                         Some(w) => w.4 += 1,
                         None => waits.push((wait, warp.pc[lane], rank, thread, 1)),
                     }

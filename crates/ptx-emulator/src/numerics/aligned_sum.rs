@@ -51,6 +51,46 @@ pub fn step(a: &[Element], b: &[Element], c: u32, fraction: u32, unit: Unit) -> 
     toward_zero(i128::from(sum), top - unit.window as i32, unit.result)
 }
 
+/// `c + 2^scale * sum a[i] * b[i]`, computed exactly and rounded once to nearest even: what B200's FP8 kinds were
+/// seen to do (with c = 0). Returns f32 bits.
+///
+/// # Panics
+/// If the operands differ in length.
+pub fn nearest(a: &[Element], b: &[Element], c: u32, fraction: u32, scale: i32) -> u32 {
+    assert_eq!(a.len(), b.len(), "operands of one step have the same K");
+    let addend = decode_f32(c);
+    if let Some(special) = specials(a, b, addend) {
+        return special;
+    }
+    // Products of narrow formats lie within 2^-40 .. 2^40.
+    const UNIT: i32 = -44;
+    let sum: i128 = a
+        .iter()
+        .zip(b)
+        .map(|(x, y)| i128::from(x.sig * y.sig) << (x.exp + y.exp - fraction as i32 - UNIT).clamp(0, 90))
+        .sum();
+    let exp = UNIT + scale;
+    if addend.sig == 0 {
+        return super::round::to_nearest(sum, exp);
+    }
+    if sum == 0 {
+        return c;
+    }
+    // Bring both to the finer unit. The sum has at most 82 bits; where the shift would not fit, the smaller term
+    // is far below half a unit in the last place of the larger.
+    let addend_exp = addend.exp - 23;
+    let above = addend_exp - exp;
+    if above > 100 {
+        return c;
+    }
+    if above < -40 {
+        return super::round::to_nearest(sum, exp);
+    }
+    let sig = i128::from(addend.sig);
+    let total = if above >= 0 { sum + (sig << above) } else { (sum << -above) + sig };
+    super::round::to_nearest(total, exp.min(addend_exp))
+}
+
 /// `value * 2^-fraction`, `below` binades under the top, in units of 2^-window of the top, truncated.
 #[inline(always)]
 fn aligned(value: i64, fraction: u32, below: i32, window: u32) -> i64 {

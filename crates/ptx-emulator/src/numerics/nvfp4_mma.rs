@@ -73,6 +73,15 @@ impl Row {
         });
         Self { twice, raw, scale, nan }
     }
+
+    /// The elements as f32, scales applied; NaN where the row has a NaN scale.
+    pub fn values(&self) -> [f32; K] {
+        std::array::from_fn(|k| {
+            let (int, exp, _) = self.scale[k / BLOCK];
+            let value = f64::from(i32::from(self.twice[k]) * int) * 2f64.powi(exp - 1);
+            if self.nan { f32::NAN } else { value as f32 }
+        })
+    }
 }
 
 /// `c + sum over K = 64`, f32 bits in and out. `c = 0` is the form without accumulation.

@@ -220,7 +220,12 @@ pub fn thread_release(_ctx: &mut Ctx<'_>, _lane: usize, _object: Object, _scope:
 
 /// A lane has observed an object (acquire).
 #[inline]
-pub fn thread_acquire(_ctx: &mut Ctx<'_>, _lane: usize, _object: Object, _scope: Scope) {}
+pub fn thread_acquire(ctx: &mut Ctx<'_>, lane: usize, object: Object, _scope: Scope) {
+    // A thread's own asynchronous groups order nothing between threads.
+    if !matches!(object, Object::Group(..)) {
+        super::tcgen05::synchronised(ctx, lane);
+    }
+}
 
 /// A thread fence.
 #[inline]

@@ -1,0 +1,37 @@
+//! `ptx-emulator`: runs and checks PTX on the CPU.
+//!
+//! Exit codes: 0 clean, 1 findings or an output that is not as expected, 2 bad or unsupported input.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod run;
+
+/// Runs PTX for sm_90a and sm_100a on the CPU and reports what hardware hides.
+#[derive(Parser)]
+#[command(name = "ptx-emulator", version, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a launch described by a JSON file.
+    Run(run::RunArgs),
+    /// Parse PTX and list what is not supported.
+    Check(check::CheckArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}

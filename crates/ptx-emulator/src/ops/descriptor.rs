@@ -1,0 +1,177 @@
+//! Shared-memory matrix descriptors of wgmma (PTX ISA 9.7.15.5) and tcgen05 (9.7.16.4), and the canonical
+//! operand layouts they name.
+
+use crate::machine::SharedMemory;
+
+/// Generation of the descriptor's bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// sm_90: swizzle in bits 62-63.
+    Sm90,
+    /// sm_100: version 1 in bits 46-48, swizzle in bits 61-63.
+    Sm100,
+}
+
+/// A decoded descriptor; offsets in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixDescriptor {
+    /// Start address in the CTA's shared memory.
+    pub start: u32,
+    /// Leading-dimension byte offset.
+    pub lbo: u32,
+    /// Stride-dimension byte offset.
+    pub sbo: u32,
+    /// Width of the swizzle atom in bytes: 16 (none), 32, 64 or 128.
+    pub width: u32,
+}
+
+impl MatrixDescriptor {
+    /// Decodes 64 bits.
+    ///
+    /// # Errors
+    /// What is invalid, in words.
+    pub fn decode(bits: u64, generation: Generation) -> Result<Self, String> {
+        let field = |at: u32, n: u32| ((bits >> at) & ((1 << n) - 1)) as u32;
+        let reserved: &[(u32, u32)] = match generation {
+            Generation::Sm90 => &[(14, 2), (30, 2), (46, 3), (52, 10)],
+            Generation::Sm100 => &[(14, 2), (30, 2), (53, 8)],
+        };
+        if let Some((at, n)) = reserved.iter().find(|&&(at, n)| field(at, n) != 0) {
+            return Err(format!("reserved bits {at}..{} of descriptor {bits:#018x} are set", at + n));
+        }
+        if field(49, 3) != 0 {
+            return Err(format!("descriptor {bits:#018x}: a base offset other than 0 is not modelled"));
+        }
+        let width = match generation {
+            Generation::Sm90 => [16, 128, 64, 32][field(62, 2) as usize],
+            Generation::Sm100 => {
+                if field(46, 3) != 1 {
+                    return Err(format!("descriptor {bits:#018x}: version {} instead of 1", field(46, 3)));
+                }
+                if field(52, 1) != 0 {
+                    return Err(format!("descriptor {bits:#018x}: absolute LBO mode is not of sm_100a"));
+                }
+                match field(61, 3) {
+                    0 => 16,
+                    2 => 128,
+                    4 => 64,
+                    6 => 32,
+                    other => return Err(format!("descriptor {bits:#018x}: swizzle {other} is not modelled")),
+                }
+            }
+        };
+        Ok(Self { start: field(0, 14) << 4, lbo: field(16, 14) << 4, sbo: field(32, 14) << 4, width })
+    }
+
+    /// The permutation of 16-byte chunks, on absolute shared-memory address bits.
+    fn swizzle(&self, address: u32) -> u32 {
+        let mask = match self.width {
+            32 => 0x10,
+            64 => 0x30,
+            128 => 0x70,
+            _ => 0,
+        };
+        address ^ ((address >> 3) & mask)
+    }
+
+    /// Address of the 16-byte chunk `chunk` along K of row `row`, K-major.
+    fn k_major(&self, row: u32, chunk: u32) -> u32 {
+        let in_group = row / 8 * self.sbo + row % 8 * self.width;
+        let along_k = if self.width == 16 { chunk * self.lbo } else { chunk * 16 };
+        self.swizzle(self.start.wrapping_add(in_group).wrapping_add(along_k))
+    }
+
+    /// Address of element (`mn`, `k`), MN-major, elements of `bytes` bytes.
+    fn mn_major(&self, mn: u32, k: u32, bytes: u32) -> u32 {
+        // Elements of a 16-byte chunk along MN.
+        let t = 16 / bytes;
+        let offset = if self.width == 16 {
+            mn % t * bytes + mn / t * self.sbo + k % 8 * 16 + k / 8 * self.lbo
+        } else {
+            let w = self.width / 16;
+            mn % t * bytes + mn / t % w * 16 + mn / (t * w) * self.lbo + k % 8 * self.width + k / 8 * self.sbo
+        };
+        self.swizzle(self.start.wrapping_add(offset))
+    }
+
+    /// Reads an operand of `rows` rows (M or N) by `k_bytes` bytes along K into row-major `[rows, k_bytes]`, and
+    /// calls `touch(offset, bytes)` for every piece of shared memory that is read. Returns whether all of it was
+    /// initialised.
+    ///
+    /// # Errors
+    /// What is out of range or invalid.
+    pub fn fetch(
+        &self,
+        shared: &SharedMemory,
+        rows: usize,
+        k_bytes: usize,
+        element_bytes: Option<u32>,
+        out: &mut Vec<u8>,
+        mut touch: impl FnMut(u32, u32),
+    ) -> Result<bool, String> {
+        out.clear();
+        out.resize(rows * k_bytes, 0);
+        let outside = |address: u32| {
+            format!("operand at shared offset {address:#x} is outside {:#x} bytes", shared.len())
+        };
+        let mut init = true;
+        match element_bytes {
+            None => {
+                for row in 0..rows {
+                    for chunk in 0..k_bytes / 16 {
+                        let address = self.k_major(row as u32, chunk as u32);
+                        let bytes = shared.get(address, 16).ok_or_else(|| outside(address))?;
+                        out[row * k_bytes + chunk * 16..][..16].copy_from_slice(bytes);
+                        init &= shared.is_init(address, 16);
+                        touch(address, 16);
+                    }
+                }
+            }
+            Some(bytes) => {
+                let n = bytes as usize;
+                for row in 0..rows {
+                    for k in 0..k_bytes / n {
+                        let address = self.mn_major(row as u32, k as u32, bytes);
+                        let element = shared.get(address, n).ok_or_else(|| outside(address))?;
+                        out[row * k_bytes + k * n..][..n].copy_from_slice(element);
+                        init &= shared.is_init(address, n);
+                        touch(address, bytes);
+                    }
+                }
+            }
+        }
+        Ok(init)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sm100_constants() {
+        // Upper words of the fact sheet: SW128 SBO 1024, SW64 SBO 512, SW32 SBO 256, none LBO 128 SBO 256.
+        for (high, width, sbo) in [
+            (0x4000_4040u64, 128, 1024),
+            (0x8000_4020, 64, 512),
+            (0xC000_4010, 32, 256),
+            (0x0000_4010, 16, 256),
+        ] {
+            let d = MatrixDescriptor::decode(high << 32 | 0x0008_0040, Generation::Sm100).unwrap();
+            assert_eq!(d, MatrixDescriptor { start: 0x400, lbo: 128, sbo, width });
+        }
+        assert!(MatrixDescriptor::decode(0x4000_0040 << 32, Generation::Sm100).is_err(), "version 0");
+        assert!(MatrixDescriptor::decode(1 << 14, Generation::Sm90).is_err(), "reserved");
+    }
+
+    #[test]
+    fn sw128_formula() {
+        // Row r, byte b of an SW128 tile: r * 128 + ((b / 16) ^ (r % 8)) * 16.
+        let d = MatrixDescriptor { start: 0x400, lbo: 16, sbo: 1024, width: 128 };
+        for row in 0..64 {
+            for chunk in 0..8 {
+                assert_eq!(d.k_major(row, chunk), 0x400 + row * 128 + ((chunk ^ (row % 8)) * 16));
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `tcgen05.cp`: shared memory to tensor memory (PTX ISA 9.7.16.9.2).
+
+use super::alloc::{check_cta_group, cta_group};
+use super::fence::use_tensor_memory;
+use super::state::{InFlight, check_allocated};
+use crate::check::{Access, Class, Mode, Place};
+use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
+use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, QueueKey};
+use crate::ops::descriptor::{Generation, MatrixDescriptor};
+use crate::ops::hooks::{self, AsyncId, Kind, Proxy, Range};
+use crate::ops::{Entry, form};
+use crate::types::Ty;
+
+pub(super) const TABLE: &[Entry] = &[form("tcgen05", &["cp"], decode)];
+
+/// Source rows and bytes per row, and where each row goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    rows: usize,
+    bytes: usize,
+    /// First lanes of the copies of the first half of the rows, and of the second half.
+    lanes: [&'static [usize]; 2],
+}
+
+const SHAPES: [(&str, Shape); 4] = [
+    ("128x256b", Shape { rows: 128, bytes: 32, lanes: [&[0], &[64]] }),
+    ("128x128b", Shape { rows: 128, bytes: 16, lanes: [&[0], &[64]] }),
+    ("64x128b", Shape { rows: 64, bytes: 16, lanes: [&[0, 64], &[32, 96]] }),
+    ("32x128b", Shape { rows: 32, bytes: 16, lanes: [&[0, 32, 64, 96], &[16, 48, 80, 112]] }),
+];
+
+struct Copy {
+    group: u32,
+    addr: Addr,
+    source: Src,
+    shape: Shape,
+}
+
+impl Execute for Copy {
+    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
+        check_cta_group(ctx, self.group);
+        use_tensor_memory(ctx);
+        for lane in ctx.lanes() {
+            let address = ctx.get(self.addr.base, lane).wrapping_add_signed(self.addr.offset) as u32;
+            let source = ctx.get(self.source, lane);
+            let column = address & 0xffff;
+            let columns = self.shape.bytes as u32 / 4;
+            let rank = ctx.cluster.ctas[ctx.cta].rank;
+            let ctas: Vec<u32> = if self.group == 2 { vec![rank & !1, rank | 1] } else { vec![rank] };
+            if address >> 16 != 0 {
+                ctx.finding(
+                    Class::TensorLanes,
+                    lane,
+                    format!("cp to lane {}: must be 0", address >> 16),
+                    None,
+                );
+                return Flow::Abort;
+            }
+            for &cta in &ctas {
+                if !check_allocated(ctx, lane, cta, column, columns) {
+                    return Flow::Abort;
+                }
+            }
+            overwrites_scales(ctx, lane, &ctas, column, columns);
+            let state = &mut ctx.cluster.state.tcgen05;
+            let id = state.next;
+            state.next += 1;
+            let place = ctx.place(lane);
+            ctx.cluster.state.tcgen05.in_flight.push(InFlight {
+                id,
+                issuer: rank,
+                ctas: ctas.clone(),
+                writes: (column, columns),
+                reads: Vec::new(),
+                place: place.clone(),
+                what: "cp",
+            });
+            let race = hooks::async_issue(ctx, lane, Proxy::Async, "tcgen05.cp");
+            let op = Pending { race, shape: self.shape, ctas, column, source, place };
+            ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
+            ctx.cluster.counters.add("tcgen05.cp", 1);
+        }
+        Flow::Next
+    }
+}
+
+/// A `cp` onto columns that an `mma` in flight reads: not in the ISA's list of pipelined pairs.
+fn overwrites_scales(ctx: &mut Ctx<'_>, lane: usize, ctas: &[u32], column: u32, columns: u32) {
+    if !ctx.checks().tcgen05 || ctx.checks().mode != Mode::StrictPtx {
+        return;
+    }
+    let overlaps = |r: &(u32, u32)| r.0 < column + columns && column < r.0 + r.1;
+    let hit = ctx
+        .cluster
+        .state
+        .tcgen05
+        .in_flight
+        .iter()
+        .find(|f| f.ctas.iter().any(|c| ctas.contains(c)) && f.reads.iter().any(overlaps))
+        .cloned();
+    if let Some(f) = hit {
+        let message = format!(
+            "cp overwrites columns {column}..{} that a tcgen05.mma in flight reads: mma -> cp is not a pipelined pair",
+            column + columns
+        );
+        let earlier = Access { place: f.place, what: "tcgen05.mma".to_owned() };
+        ctx.finding(Class::Tcgen05Order, lane, message, Some(earlier));
+    }
+}
+
+struct Pending {
+    race: AsyncId,
+    shape: Shape,
+    ctas: Vec<u32>,
+    column: u32,
+    source: u64,
+    place: Place,
+}
+
+impl AsyncOp for Pending {
+    fn complete(self: Box<Self>, ctx: &mut AsyncCtx<'_>) {
+        let Shape { rows, bytes, lanes } = self.shape;
+        let columns = bytes / 4;
+        for &cta in &self.ctas {
+            let mut data = Vec::new();
+            let mut touched = Vec::new();
+            let fetched = match ctx.cluster.ctas.get(cta as usize) {
+                Some(source) => MatrixDescriptor::decode(self.source, Generation::Sm100).and_then(|d| {
+                    d.fetch(&source.shared, rows, bytes, None, &mut data, |offset, n| {
+                        touched.push((offset, n))
+                    })
+                }),
+                None => Err(format!("CTA rank {cta} of the pair is not in the cluster")),
+            };
+            let init = match fetched {
+                Ok(init) => init,
+                Err(why) => {
+                    ctx.finding(Class::Descriptor, self.place.clone(), why);
+                    return;
+                }
+            };
+            for (offset, bytes) in touched {
+                hooks::async_access(ctx.cluster, self.race, Range::Shared { cta, offset, bytes }, Kind::Read);
+            }
+            let written =
+                Range::Tensor { cta, lane: 0, lanes: 128, column: self.column, columns: columns as u32 };
+            hooks::async_access(ctx.cluster, self.race, written, Kind::Write);
+            let memory = ctx.cluster.state.tcgen05.memory(cta);
+            for row in 0..rows {
+                let (half, within) = (row / (rows / 2), row % (rows / 2));
+                for column in 0..columns {
+                    let at = row * bytes + column * 4;
+                    let word = u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]);
+                    for &first in lanes[half] {
+                        memory.set(first + within, self.column as usize + column, word, init);
+                    }
+                }
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("tcgen05.cp of line {}", self.place.line)
+    }
+}
+
+/// `tcgen05.cp.cta_group.SHAPE{.multicast} [taddr], s-desc`.
+fn decode(d: &mut Decoder<'_>) -> Result<Op> {
+    d.take("cp");
+    let group = cta_group(d)?;
+    let mut shape = d.need_one("a shape that is modelled", &SHAPES)?;
+    match shape.rows {
+        32 if !d.take("warpx4") => return d.error("32x128b needs .warpx4"),
+        64 if d.take("warpx2::01_23") => shape.lanes = [&[0, 32], &[64, 96]],
+        64 if !d.take("warpx2::02_13") => return d.error("64x128b needs .warpx2"),
+        _ => {}
+    }
+    let (addr, source) = (d.addr(0)?, d.src(1, Ty::B64)?);
+    d.finish(2)?;
+    Ok(Box::new(Copy { group, addr, source, shape }))
+}
