@@ -20,6 +20,7 @@
 mod check;
 mod dequant;
 mod gemm;
+mod lanes;
 mod layer;
 mod linear;
 mod mlp;
