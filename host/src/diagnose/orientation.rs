@@ -6,7 +6,7 @@ use safetensors::Dtype;
 
 use super::context::Context;
 use super::raw::{self, Kind};
-use super::{Finding, Verdict, plural};
+use super::{Finding, Verdict, percent, plural};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::Result;
 use crate::weights::Nvfp4Matrix;
@@ -86,57 +86,85 @@ fn mismatch(module: &str, weight: &TensorInfo, scale: &TensorInfo, h: usize, wid
     Some(format!("{got}: expected one scale per {group} of {k} columns"))
 }
 
-/// Mean of the largest magnitude in groups of 16: along K, and across rows. A quantiser scales each block so that its
-/// largest element becomes 6 (MXFP4: above 3), so blocks run along the axis with the larger mean.
-fn means(m: &Nvfp4Matrix) -> (f64, f64) {
+/// Share of groups of 16, along K and across rows, whose largest magnitude is 6. A quantiser scales each block so that
+/// its largest element becomes 6, so along the axis of the blocks it is nearly all of them.
+fn full_groups(m: &Nvfp4Matrix) -> (f64, f64) {
     let magnitude = |row: usize, k: usize| {
         let byte = m.packed[(row * m.cols + k) / 2];
-        nvfp4::e2m1::decode(byte >> (4 * (k % 2)) & 7)
+        byte >> (4 * (k % 2)) & 7
     };
     let (rows, cols) = (m.rows.min(128), m.cols.min(512));
-    let mean = |groups: &mut dyn Iterator<Item = f32>| {
-        let (mut sum, mut n) = (0.0, 0);
-        for max in groups.filter(|&max| max > 0.0) {
-            sum += f64::from(max);
-            n += 1;
+    let share = |groups: &mut dyn Iterator<Item = u8>| {
+        let (mut full, mut all) = (0u32, 0u32);
+        // Groups of zeros say nothing.
+        for max in groups.filter(|&max| max > 0) {
+            full += u32::from(max == 7);
+            all += 1;
         }
-        if n == 0 { 0.0 } else { sum / f64::from(n) }
+        f64::from(full) / f64::from(all.max(1))
     };
-    let max = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, f32::max);
+    let max = |codes: &mut dyn Iterator<Item = u8>| codes.fold(0, u8::max);
     let along =
-        mean(&mut (0..rows).flat_map(|row| {
+        share(&mut (0..rows).flat_map(|row| {
             (0..cols / 16).map(move |g| max(&mut (0..16).map(|j| magnitude(row, g * 16 + j))))
         }));
-    let across = mean(
+    let across = share(
         &mut (0..cols)
             .flat_map(|k| (0..rows / 16).map(move |g| max(&mut (0..16).map(|j| magnitude(g * 16 + j, k))))),
     );
     (along, across)
 }
 
-/// Adds what the codes say to the finding about shapes.
+/// Share of pairs of neighbouring block scales that are equal, along K and across rows: an MXFP4 scale becomes two
+/// equal ones along K.
+fn equal_pairs(m: &Nvfp4Matrix) -> (f64, f64) {
+    let groups = m.cols / 16;
+    let (mut along, mut across, mut pairs) = (0u64, 0u64, 0u64);
+    for row in (0..m.rows - m.rows % 2).step_by(2) {
+        for g in (0..groups - groups % 2).step_by(2) {
+            let at = |r: usize, g: usize| m.scales[(row + r) * groups + g];
+            along += u64::from(at(0, g) == at(0, g + 1));
+            across += u64::from(at(0, g) == at(1, g));
+            pairs += 1;
+        }
+    }
+    let share = |n: u64| n as f64 / pairs.max(1) as f64;
+    (share(along), share(across))
+}
+
+/// Adds what the data say to the finding about shapes.
 pub(super) fn data(context: &Context<'_>, finding: &mut Finding) {
-    let (mut along, mut across, mut n) = (0.0, 0.0, 0.0);
-    for (_, m) in context.matrices().iter().take(12) {
-        let (a, b) = means(m);
-        (along, across, n) = (along + a, across + b, n + 1.0);
-    }
-    if n == 0.0 {
-        return;
-    }
-    (along, across) = (along / n, across / n);
-    let said = if along > across + 0.05 {
-        format!("blocks run along in (mean of largest magnitudes {along:.2}, along out {across:.2})")
-    } else if across > along + 0.05 {
+    const NEARLY_ALL: f64 = 0.97;
+    let matrices = context.matrices();
+    let mean = |f: fn(&Nvfp4Matrix) -> (f64, f64)| {
+        let few: Vec<(f64, f64)> = matrices.iter().take(12).map(|(_, m)| f(m)).collect();
+        let n = few.len().max(1) as f64;
+        (few.iter().map(|s| s.0).sum::<f64>() / n, few.iter().map(|s| s.1).sum::<f64>() / n)
+    };
+    let (full, pairs) = (mean(full_groups), mean(equal_pairs));
+    let square = context.weights.config.hidden == context.weights.config.intermediate;
+    let along = |(along, across): (f64, f64)| along >= NEARLY_ALL && along > across;
+    let across = |(along, across): (f64, f64)| across >= NEARLY_ALL && across > along;
+    let shares =
+        |(along, across): (f64, f64)| format!("{} along in, {} along out", percent(along), percent(across));
+    let said = if along(full) {
+        format!("blocks run along in (largest element 6: {})", shares(full))
+    } else if across(full) {
         finding.verdict = Verdict::Fail;
-        format!(
-            "the data are quantised along out, not in ({along:.2} against {across:.2}): they are transposed"
-        )
+        format!("the data are transposed: blocks run along out (largest element 6: {})", shares(full))
+    } else if along(pairs) {
+        format!("MXFP4 blocks run along in (equal pairs of scales: {})", shares(pairs))
+    } else if across(pairs) {
+        finding.verdict = Verdict::Fail;
+        format!("the scales are transposed: pairs are equal along out ({})", shares(pairs))
     } else {
-        finding.verdict = finding.verdict.max(Verdict::Warn);
-        format!("the data do not tell along which axis they were quantised ({along:.2} against {across:.2})")
+        let verdict = if square { Verdict::Warn } else { Verdict::Ok };
+        finding.verdict = finding.verdict.max(verdict);
+        format!("the data do not tell the axis of the blocks (largest element 6: {})", shares(full))
     };
     finding.reason = format!("{}; {said}", finding.reason);
-    finding.numbers.insert("mean_max_along_in", along);
-    finding.numbers.insert("mean_max_along_out", across);
+    finding.numbers.insert("full_blocks_along_in", full.0);
+    finding.numbers.insert("full_blocks_along_out", full.1);
+    finding.numbers.insert("equal_pairs_along_in", pairs.0);
+    finding.numbers.insert("equal_pairs_along_out", pairs.1);
 }
