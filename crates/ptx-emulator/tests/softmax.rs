@@ -11,7 +11,7 @@ fn triton_softmax() {
         .replace("entry softmax(", "entry k(");
     let (x, expected) = (
         include_bytes!("../../../tests/data/ptx-conformance/softmax_sm90/x.bin"),
-        include_bytes!("data/softmax_sm90/y.expected.bin"),
+        include_bytes!("../../../tests/data/ptx-conformance/softmax_sm90/y.expected.bin"),
     );
     for schedule in schedules() {
         let mut kernel = Kernel::new(&source, 128).schedule(schedule);

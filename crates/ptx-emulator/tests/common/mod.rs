@@ -1,6 +1,8 @@
 //! What the tests of instructions share: small kernels, device memory, schedules.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod eval;
+
 use ptx_emulator::check::{Checks, Class, Finding};
 use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Schedule, launch};
 use ptx_emulator::program::{self, Module};
