@@ -2,6 +2,7 @@
 
 mod finding;
 mod origin;
+pub mod race;
 
 pub use finding::{Access, Class, Finding, Place};
 pub use origin::{Origin, OriginKind};

@@ -16,6 +16,8 @@
 //! Families never ask the checkers anything: the calls return nothing that changes execution.
 
 use super::sync_state::{self, add};
+use crate::check::race::{Conflict, Who};
+use crate::check::{Access, Class, Finding, Place};
 use crate::machine::{Cluster, Ctx, Location};
 
 /// Scope of a synchronising operation.
@@ -202,7 +204,11 @@ impl AsyncId {
 /// Reports ordinary accesses to live mbarriers, and accesses to shared memory of CTAs that have exited.
 #[inline]
 pub fn thread_access(ctx: &mut Ctx<'_>, lane: usize, at: Location, bytes: u32, kind: Kind) {
-    let Location::Shared(owner, offset) = at else { return };
+    let (owner, offset) = match at {
+        Location::Shared(owner, offset) => (owner, offset),
+        Location::Global(address) => return track(ctx, lane, Range::Global { address, bytes }, kind),
+        _ => return,
+    };
     if kind != Kind::MbarrierInit {
         super::mbarrier::check_access(ctx, lane, owner, offset, bytes);
     }
@@ -212,11 +218,68 @@ pub fn thread_access(ctx: &mut Ctx<'_>, lane: usize, at: Location, bytes: u32, k
         let place = ctx.place(lane);
         add(ctx.cluster, class, place, why);
     }
+    track(ctx, lane, Range::Shared { cta: owner, offset, bytes }, kind);
+}
+
+/// Tells the race detector of a thread's access, and reports a conflict.
+fn track(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind) {
+    if !ctx.checks().races {
+        return;
+    }
+    let (thread, pc) = (number(ctx, lane), ctx.pc);
+    if let Some(conflict) = ctx.cluster.state.races.thread_access(thread, pc, range, kind) {
+        let place = ctx.place(lane);
+        report(ctx.cluster, Some(ctx.env), place, "", range, conflict);
+    }
+}
+
+/// Number of a lane's thread in the cluster.
+fn number(ctx: &Ctx<'_>, lane: usize) -> u32 {
+    let rank = ctx.cluster.ctas[ctx.cta].rank;
+    rank * ctx.cluster.state.threads_per_cta + ctx.thread(lane)
+}
+
+fn report(
+    cluster: &mut Cluster,
+    env: Option<&crate::machine::Environment<'_>>,
+    place: Place,
+    what: &str,
+    range: Range,
+    conflict: Conflict,
+) {
+    let class = if conflict.proxy { Class::ProxyRace } else { Class::Race };
+    let at = match range {
+        Range::Global { address, .. } => format!("global address {address:#x}"),
+        Range::Shared { cta, offset, .. } => format!("shared offset {offset:#x} of CTA rank {cta}"),
+        Range::Tensor { column, .. } => format!("tensor-memory column {column}"),
+    };
+    let why = if conflict.proxy {
+        "the earlier access went through another proxy, and no fence.proxy.async covers it"
+    } else {
+        "nothing orders it behind the earlier access"
+    };
+    let (earlier, by) = match conflict.earlier {
+        Who::Thread(thread, pc) => {
+            let per_cta = cluster.state.threads_per_cta.max(1);
+            let cta = cluster.ctas.get((thread / per_cta) as usize).map_or(0, |c| c.linear);
+            (env.map(|e| e.place(pc, cta, thread % per_cta)).unwrap_or_default(), String::new())
+        }
+        Who::Operation(name, place) => (place, format!(" by {name}")),
+    };
+    let by_whom = if what.is_empty() { String::new() } else { format!(" by {what}") };
+    let message = format!("{}{by_whom} of {at}: {why}", conflict.kind);
+    let earlier = Access { place: earlier, what: format!("{}{by}", conflict.earlier_kind) };
+    cluster.report.add(Finding { class, place, message, earlier: Some(earlier), count: 1 });
 }
 
 /// A lane publishes what happened before (release) on an object.
 #[inline]
-pub fn thread_release(_ctx: &mut Ctx<'_>, _lane: usize, _object: Object, _scope: Scope) {}
+pub fn thread_release(ctx: &mut Ctx<'_>, lane: usize, object: Object, _scope: Scope) {
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.release(thread, object);
+    }
+}
 
 /// A lane has observed an object (acquire).
 #[inline]
@@ -225,28 +288,72 @@ pub fn thread_acquire(ctx: &mut Ctx<'_>, lane: usize, object: Object, _scope: Sc
     if !matches!(object, Object::Group(..)) {
         super::tcgen05::synchronised(ctx, lane);
     }
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.acquire(thread, object);
+    }
 }
 
 /// A thread fence.
 #[inline]
-pub fn fence(_ctx: &mut Ctx<'_>, _lane: usize, _semantics: Semantics, _scope: Scope) {}
+pub fn fence(ctx: &mut Ctx<'_>, lane: usize, semantics: Semantics, _scope: Scope) {
+    if !ctx.checks().races {
+        return;
+    }
+    let (acquire, release) = match semantics {
+        Semantics::Acquire | Semantics::AcquireRestricted => (true, false),
+        Semantics::Release | Semantics::ReleaseRestricted | Semantics::MbarrierInit => (false, true),
+        Semantics::AcqRel | Semantics::Sc => (true, true),
+    };
+    let thread = number(ctx, lane);
+    ctx.cluster.state.races.fence(thread, acquire, release);
+}
 
 /// A proxy fence.
 #[inline]
-pub fn proxy_fence(_ctx: &mut Ctx<'_>, _lane: usize, _fence: ProxyFence) {}
+pub fn proxy_fence(ctx: &mut Ctx<'_>, lane: usize, fence: ProxyFence) {
+    let (global, shared) = match fence {
+        ProxyFence::Async(ProxySpace::All) => (true, true),
+        ProxyFence::Async(ProxySpace::Global) => (true, false),
+        ProxyFence::Async(_) | ProxyFence::AsyncGenericAcquire | ProxyFence::AsyncGenericRelease => (false, true),
+        _ => return,
+    };
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.proxy_fence(thread, global, shared);
+    }
+}
 
 /// A lane issues an asynchronous operation; `what` names it in findings. What happens in the operation is
 /// ordered behind what the lane has done up to now, as far as `proxy` sees it.
 #[inline]
-pub fn async_issue(_ctx: &mut Ctx<'_>, _lane: usize, _proxy: Proxy, _what: &'static str) -> AsyncId {
-    AsyncId::NONE
+pub fn async_issue(ctx: &mut Ctx<'_>, lane: usize, proxy: Proxy, what: &'static str) -> AsyncId {
+    if !ctx.checks().races {
+        return AsyncId::NONE;
+    }
+    let (thread, place, pc) = (number(ctx, lane), ctx.place(lane), ctx.pc);
+    let cta = ctx.cluster.ctas[ctx.cta].rank;
+    AsyncId(ctx.cluster.state.races.issue(thread, cta, proxy, what, place, pc))
 }
 
 /// An asynchronous operation touches memory. To be called when it does (on completion), in any order.
 #[inline]
-pub fn async_access(_cluster: &mut Cluster, _id: AsyncId, _range: Range, _kind: Kind) {}
+pub fn async_access(cluster: &mut Cluster, id: AsyncId, range: Range, kind: Kind) {
+    if id == AsyncId::NONE {
+        return;
+    }
+    if let Some(conflict) = cluster.state.races.operation_access(id.0, range, kind) {
+        let (what, place) =
+            cluster.state.races.operation(id.0).map_or(("", Place::default()), |(w, p)| (w, p.clone()));
+        report(cluster, None, place, what, range, conflict);
+    }
+}
 
 /// The completion of an operation becomes observable through an object: whoever acquires the object is ordered
 /// behind the operation's accesses, without a proxy fence.
 #[inline]
-pub fn async_complete(_cluster: &mut Cluster, _id: AsyncId, _object: Object) {}
+pub fn async_complete(cluster: &mut Cluster, id: AsyncId, object: Object) {
+    if id != AsyncId::NONE {
+        cluster.state.races.complete(id.0, object);
+    }
+}

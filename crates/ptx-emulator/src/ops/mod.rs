@@ -3,6 +3,7 @@
 mod access;
 mod addresses;
 mod arithmetic;
+mod async_store;
 mod atomic_ops;
 mod atomics;
 mod barrier;
@@ -41,6 +42,7 @@ pub mod sync_state;
 pub mod tcgen05;
 mod tensor_copy;
 pub mod tensor_map;
+mod tensor_map_codec;
 mod tensor_map_ops;
 mod warp;
 mod wgmma;
@@ -75,6 +77,7 @@ pub const fn form(root: &'static str, when: &'static [&'static str], decode: Dec
 const FAMILIES: &[&[Entry]] = &[
     control::TABLE,
     tensor_map_ops::TABLE,
+    async_store::TABLE,
     matrix::TABLE,
     mma_sync::TABLE,
     wgmma::TABLE,
@@ -141,12 +144,23 @@ pub struct State {
     pub sync: sync_state::SyncState,
     /// Tensor memory.
     pub tcgen05: tcgen05::State,
+    /// The race detector.
+    pub races: crate::check::race::Detector,
+    /// Threads of a CTA, rounded up to whole warps.
+    pub threads_per_cta: u32,
 }
 
 impl State {
     /// For a cluster of `ctas` CTAs of `warps` warps.
-    pub fn new(ctas: usize, warps: usize, _checks: &Checks) -> Self {
-        Self { sync: sync_state::SyncState::new(ctas, warps), ..Self::default() }
+    pub fn new(ctas: usize, warps: usize, checks: &Checks) -> Self {
+        let threads = warps * crate::machine::LANES;
+        let races = if checks.races { ctas * threads } else { 0 };
+        Self {
+            sync: sync_state::SyncState::new(ctas, warps),
+            races: crate::check::race::Detector::new(races),
+            threads_per_cta: threads as u32,
+            ..Self::default()
+        }
     }
 
     /// Lanes of a warp (taken out of its CTA) exit.

@@ -205,7 +205,6 @@ enum Products<'a> {
     Four {
         a: Vec<Row>,
         b: Vec<Row>,
-        op: &'a Pending,
         precision: Precision,
         raw: Box<(Vec<f32>, Vec<f32>)>,
     },
@@ -257,7 +256,7 @@ impl<'a> Products<'a> {
                     rb.iter().flat_map(Row::values).collect(),
                 )),
             };
-            return Products::Four { a: ra, b: rb, op, precision, raw };
+            return Products::Four { a: ra, b: rb, precision, raw };
         }
         let bytes = op.kind.element_bytes() as usize;
         let elements = |data: &[u8], format: Format, negate: bool| -> Vec<Element> {
