@@ -312,6 +312,14 @@ fn odd_but_harmless() {
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert!(checkpoint.layer_info(0).unwrap().warnings[0].contains("layers.0.ffn.gate.bias"));
     assert_same(&load(&raw, 0), &spec.layer(0), "bias on a hash layer");
+    // Leftovers of another form are named.
+    let mut raw = spec.build();
+    raw.push(RawTensor::f32("layers.1.ffn.experts.0.w13.weight_scale_2", &[], &[1.0]));
+    let dir = tempfile::tempdir().unwrap();
+    raw.write(dir.path()).unwrap();
+    let warnings = Checkpoint::open(dir.path()).unwrap().layer_info(1).unwrap().warnings;
+    assert!(warnings[0].contains("layers.1.ffn.experts.0.w13.weight_scale_2"), "{warnings:?}");
+    assert_same(&load(&raw, 1), &spec.layer(1), "leftovers");
     // total_size is a hint.
     let mut raw = spec.build();
     raw.index.as_mut().unwrap()["metadata"]["total_size"] = json!(1);

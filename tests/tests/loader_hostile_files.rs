@@ -87,6 +87,7 @@ refuses! {
     a_header_behind_a_space: file(" {}", 0), E::Header { .. }, [FILE, "'{'"];
     an_empty_header: file("", 0), E::Header { .. }, [FILE];
     a_header_that_is_not_utf8: file(b"{\"a\xff\":1}", 0), E::Header { .. }, [FILE];
+    an_ignored_field_that_is_not_utf8: file(b"{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0],\"x\":\"\xff\"}}", 0), E::Header { .. }, [FILE, "utf-8"];
     a_header_cut_short: file("{\"a\":{\"dtype\":\"F32\"", 0), E::Header { .. }, [FILE, "\"a\""];
     bytes_behind_the_header: file("{}x", 0), E::Header { .. }, [FILE];
     a_nul_behind_the_header: file(b"{}\0", 0), E::Header { .. }, [FILE];
@@ -193,6 +194,13 @@ refuses! {
         fs::File::create(dir.join(INDEX)).unwrap().set_len(1 << 40).unwrap();
     }), E::TooLarge { .. }, [INDEX];
     an_index_that_is_not_json: index_text("weight_map"), E::Json { .. }, [INDEX];
+    an_index_that_is_not_utf8: {
+        let raw = small().build();
+        refused(|dir| {
+            raw.write(dir).unwrap();
+            fs::write(dir.join(INDEX), b"{\"weight_map\":{},\"x\":\"\xff\"}").unwrap();
+        })
+    }, E::Json { .. }, [INDEX, "utf-8"];
     an_index_without_a_map: index_text("{\"metadata\":{}}"), E::Json { .. }, [INDEX, "weight_map"];
     a_map_of_numbers: index_text("{\"weight_map\":{\"a\":1}}"), E::Json { .. }, [INDEX];
     a_map_as_an_array: index_text("{\"weight_map\":[]}"), E::Json { .. }, [INDEX];

@@ -81,7 +81,9 @@ pub fn parse(file: &Path, text: &[u8], file_len: u64) -> Result<Vec<HeaderEntry>
     if text.first() != Some(&b'{') {
         return Err(error("", "must begin with '{'".to_owned()));
     }
-    let mut parser = serde_json::Deserializer::from_slice(text);
+    // All of it: the parser does not look into strings that it skips.
+    let text = std::str::from_utf8(text).map_err(|e| error("", e.to_string()))?;
+    let mut parser = serde_json::Deserializer::from_str(text);
     let result = HeaderSeed(&mut state).deserialize(&mut parser).and_then(|()| parser.end());
     if let Some(key) = state.duplicate {
         return Err(CheckpointError::DuplicateKey { file: file.to_owned(), key: excerpt(&key) });

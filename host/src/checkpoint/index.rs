@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::error::{CheckpointError, Result};
-use super::json::{Json, JsonSeed, Limits, StringMapSeed};
+use super::json::{self, Json, JsonSeed, Limits, StringMapSeed};
 use super::shard;
 
 /// File name of an index.
@@ -66,7 +66,7 @@ fn read(file: &Path) -> Result<Index> {
 pub fn parse(file: &Path, text: &[u8]) -> Result<Index> {
     let limits = Limits::default();
     let mut index = Index::default();
-    let mut parser = serde_json::Deserializer::from_slice(text);
+    let mut parser = serde_json::Deserializer::from_str(json::utf8(file, text)?);
     let seed = IndexSeed { limits: &limits, index: &mut index };
     let result = seed.deserialize(&mut parser).and_then(|()| parser.end());
     limits.finish(file, result)?;

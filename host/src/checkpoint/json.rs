@@ -76,9 +76,14 @@ pub fn read(file: &Path) -> Result<Json> {
 /// Parses a document; `file` is for messages.
 pub fn parse(file: &Path, text: &[u8]) -> Result<Json> {
     let limits = Limits::default();
-    let mut parser = serde_json::Deserializer::from_slice(text);
+    let mut parser = serde_json::Deserializer::from_str(utf8(file, text)?);
     let value = JsonSeed(&limits).deserialize(&mut parser).and_then(|v| parser.end().map(|()| v));
     limits.finish(file, value)
+}
+
+/// The text of a document, all of it UTF-8: the parser does not look into strings that it skips.
+pub fn utf8<'a>(file: &Path, text: &'a [u8]) -> Result<&'a str> {
+    std::str::from_utf8(text).map_err(|e| CheckpointError::Json { file: file.to_owned(), why: e.to_string() })
 }
 
 /// What a parse keeps count of, and the duplicate key that ended it.

@@ -1,5 +1,7 @@
 //! From configuration and headers to a plan for one layer.
 
+use std::collections::HashSet;
+
 use super::error::{CheckpointError, Result};
 use super::find::{Finder, Place};
 use super::names::{Module, Proj, Role};
@@ -41,11 +43,22 @@ pub fn plan(checkpoint: &Checkpoint, layer: usize) -> Result<LayerPlan> {
         hash,
         bias: router.bias.is_some(),
         bytes: 0,
-        warnings: finder.warnings,
+        warnings: std::mem::take(&mut finder.warnings),
     };
     let mut plan = LayerPlan { layer, config, experts, shared, router, info };
     plan.info.bytes = plan.bytes();
+    let unused = unused(&finder, &plan);
+    plan.info.warnings.extend(unused);
     Ok(plan)
+}
+
+/// A warning about tensors that mean something by their names and were not needed.
+fn unused(finder: &Finder, plan: &LayerPlan) -> Option<String> {
+    let used: HashSet<usize> = plan.tensors().collect();
+    let tensors = finder.tensors.by_meaning.iter().map(|&(_, tensor)| tensor);
+    let unused: Vec<usize> = tensors.filter(|t| !used.contains(t)).collect();
+    let first = unused.first()?;
+    Some(format!("{} tensors of the layer are not used, such as {}", unused.len(), finder.name(*first)))
 }
 
 /// No tensor belongs to an expert that config.json does not have.
