@@ -108,7 +108,7 @@ fn generic_and_remote_addresses() {
          @!%p5 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r7];\n\
          @!%p4 bra E;\n\
          W: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p2, [%r2], 0; @!%p2 bra W; mov.u32 %r9, 1;\n\
-         E: barrier.cluster.arrive; barrier.cluster.wait;"
+         E: barrier.cluster.arrive; barrier.cluster.wait; @!%p4 exit;"
     ));
     for schedule in schedules() {
         let mut k = Kernel::new(&source, 64).cluster(4).schedule(schedule);
@@ -214,6 +214,7 @@ fn a_try_wait_that_only_peeks_does_not_deadlock() {
     // The thread peeks at a phase that it completes itself afterwards.
     let source = kernel(&format!(
         "@%p1 mbarrier.init.shared::cta.b64 [%r2], 32; {INIT}\n\
+         mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], 0; @%p2 add.u32 %r9, %r9, 1;\n\
          mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], 0; @%p2 add.u32 %r9, %r9, 1;\n\
          mbarrier.arrive.shared::cta.b64 _, [%r2];\n\
          W: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], 0; @!%p2 bra W; add.u32 %r9, %r9, 2;"

@@ -25,10 +25,13 @@ pub trait AsyncOp: Send {
     fn describe(&self) -> String;
 }
 
+/// Operations in issue order, with their issue numbers.
+type Queue = VecDeque<(u64, Box<dyn AsyncOp>)>;
+
 /// All operations in flight in a cluster.
 #[derive(Default)]
 pub struct Engine {
-    queues: BTreeMap<QueueKey, VecDeque<(u64, Box<dyn AsyncOp>)>>,
+    queues: BTreeMap<QueueKey, Queue>,
     issued: u64,
 }
 

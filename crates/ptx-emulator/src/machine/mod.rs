@@ -4,6 +4,7 @@ mod asynchronous;
 mod cluster;
 mod cta;
 mod ctx;
+mod deadlock;
 mod global;
 mod launch;
 mod local;

@@ -10,7 +10,7 @@ use super::sync_state::retry;
 use super::{Entry, form, root};
 use crate::check::{Access, Class};
 use crate::decode::{Decoder, Execute, Op, Result, Src};
-use crate::machine::{Cluster, Ctx, Cta, Flow, LANES, Wait, Warp};
+use crate::machine::{Cluster, Cta, Ctx, Flow, LANES, Wait, Warp};
 use crate::program::Reg;
 use crate::types::Ty;
 
@@ -22,10 +22,13 @@ pub(super) const TABLE: &[Entry] = &[
     root("barrier", decode_bar),
 ];
 
-/// What threads that have arrived return from: (barrier, generation) per thread.
+/// Barrier and generation that each thread of a warp has to return from.
+type Pending = [Option<(u32, u32)>; LANES];
+
+/// What threads that have arrived return from, by CTA and warp.
 #[derive(Default)]
 pub(super) struct Returns {
-    lanes: Vec<Vec<[Option<(u32, u32)>; LANES]>>,
+    lanes: Vec<Vec<Pending>>,
 }
 
 impl Returns {
@@ -73,7 +76,9 @@ impl Execute for Bar {
         }
         let mut waiting = 0;
         for lane in ctx.lanes() {
-            let Some((_, generation)) = ctx.cluster.state.sync.barrier.lanes[cta][warp][lane] else { continue };
+            let Some((_, generation)) = ctx.cluster.state.sync.barrier.lanes[cta][warp][lane] else {
+                continue;
+            };
             if ctx.cluster.ctas[cta].barriers[id as usize].generation == generation {
                 waiting |= 1 << lane;
                 continue;
@@ -129,7 +134,7 @@ impl Bar {
             );
             report(ctx, message, None);
         }
-        let count = count.next_multiple_of(LANES as u32).max(LANES as u32);
+        let count = count.clamp(1, 2048).next_multiple_of(LANES as u32);
         let reduces = matches!(self.kind, Kind::Popc(_) | Kind::And(_) | Kind::Or(_));
         let place = ctx.place(first);
         let barrier = &mut ctx.cluster.ctas[cta].barriers[id as usize];
@@ -168,7 +173,8 @@ impl Bar {
             }
         }
         let barrier = &mut ctx.cluster.ctas[cta].barriers[id as usize];
-        let before = barrier.partial.iter().position(|p| p.0 == warp).map(|i| barrier.partial.swap_remove(i).1);
+        let before =
+            barrier.partial.iter().position(|p| p.0 == warp).map(|i| barrier.partial.swap_remove(i).1);
         let arrived = before.unwrap_or(0) | lanes;
         if arrived & alive == alive {
             barrier.arrived += LANES as u32;
@@ -267,7 +273,8 @@ fn decode_bar(d: &mut Decoder<'_>) -> Result<Op> {
     let aligned = d.take("aligned") || d.mnemonic() == "bar";
     let operands = d.operand_count();
     if d.take("red") {
-        let popc = d.need_one("popc, and or or", &[("popc", Some(false)), ("and", None), ("or", Some(true))])?;
+        let popc =
+            d.need_one("popc, and or or", &[("popc", Some(false)), ("and", None), ("or", Some(true))])?;
         let dst = d.reg(0)?;
         let kind = match popc {
             Some(false) => {
@@ -298,4 +305,3 @@ fn decode_bar(d: &mut Decoder<'_>) -> Result<Op> {
     d.finish(operands)?;
     Ok(Box::new(Bar { kind, aligned, id, count, predicate: None }))
 }
-

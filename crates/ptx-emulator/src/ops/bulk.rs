@@ -68,7 +68,11 @@ impl Execute for Load {
             let Some(barrier) = locate(ctx, self.space, self.barrier, lane) else { continue };
             let Some(address) = global(ctx, self.src, lane) else { continue };
             let bytes = clean(ctx, self.bytes, lane, "a copy size") as u32;
-            let values = [(u64::from(data.1), "shared address"), (address, "global address"), (u64::from(bytes), "size")];
+            let values = [
+                (u64::from(data.1), "shared address"),
+                (address, "global address"),
+                (u64::from(bytes), "size"),
+            ];
             check_alignment(ctx, lane, &values);
             let mask = self.multicast.map(|m| clean(ctx, m, lane, "a multicast mask") as u32 & 0xffff);
             let Some(to) = Destination::new(ctx, lane, data, barrier, mask, false) else { continue };
@@ -100,7 +104,7 @@ impl AsyncOp for Loading {
         }
         ctx.cluster.counters.add("bytes.bulk.load", u64::from(self.bytes));
         let layout = Layout::flat(self.bytes as usize);
-        self.to.deliver(ctx, &self.place, self.id, &layout, &image, self.bytes);
+        self.to.deliver(ctx, &self.place, self.id, (&layout, Kind::Write), &image, self.bytes);
     }
 
     fn describe(&self) -> String {
@@ -120,7 +124,9 @@ impl Execute for ToPeer {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         for lane in ctx.lanes() {
             let Some(data) = locate(ctx, AddressSpace::SharedCluster, self.dst, lane) else { continue };
-            let Some(barrier) = locate(ctx, AddressSpace::SharedCluster, self.barrier, lane) else { continue };
+            let Some(barrier) = locate(ctx, AddressSpace::SharedCluster, self.barrier, lane) else {
+                continue;
+            };
             let Some(source) = locate(ctx, AddressSpace::SharedCta, self.src, lane) else { continue };
             let bytes = clean(ctx, self.bytes, lane, "a copy size") as u32;
             let values = [
@@ -160,8 +166,11 @@ impl Execute for ToGlobal {
             let Some((cta, offset)) = locate(ctx, AddressSpace::SharedCta, self.src, lane) else { continue };
             let Some(address) = global(ctx, self.dst, lane) else { continue };
             let bytes = clean(ctx, self.bytes, lane, "a copy size") as u32;
-            let values =
-                [(u64::from(offset), "shared address"), (address, "global address"), (u64::from(bytes), "size")];
+            let values = [
+                (u64::from(offset), "shared address"),
+                (address, "global address"),
+                (u64::from(bytes), "size"),
+            ];
             check_alignment(ctx, lane, &values);
             let effect = match (self.reduce, self.mask) {
                 (Some((op, ty)), _) => Effect::Reduce(op, ty),
@@ -208,7 +217,7 @@ const BULK_GROUP: &[(&str, ())] = &[("bulk_group", ())];
 fn decode_copy(d: &mut Decoder<'_>) -> Result<Op> {
     d.take("async");
     d.take("bulk");
-    let to_global = before(d, "global", "shared::cta");
+    let to_global = before(d, "global", "shared::cta") && before(d, "global", "shared::cluster");
     // A hint.
     let policy = d.take("L2::cache_hint");
     if to_global {

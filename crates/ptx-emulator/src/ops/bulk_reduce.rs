@@ -51,18 +51,38 @@ pub(super) fn apply(op: RedOp, ty: Ty, old: &mut [u8], new: &[u8]) {
         (R::And, _) => old.iter_mut().zip(new).for_each(|(a, b)| *a &= b),
         (R::Or, _) => old.iter_mut().zip(new).for_each(|(a, b)| *a |= b),
         (R::Xor, _) => old.iter_mut().zip(new).for_each(|(a, b)| *a ^= b),
-        (R::Add, Ty::F32) => each(old, new, |a, b| add_f32(u32::from_le_bytes(a), u32::from_le_bytes(b)).to_le_bytes()),
-        (R::Add, Ty::F64) => each(old, new, |a, b| (f64::from_le_bytes(a) + f64::from_le_bytes(b)).to_le_bytes()),
+        (R::Add, Ty::F32) => {
+            each(old, new, |a, b| add_f32(u32::from_le_bytes(a), u32::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Add, Ty::F64) => {
+            each(old, new, |a, b| (f64::from_le_bytes(a) + f64::from_le_bytes(b)).to_le_bytes())
+        }
         (_, Ty::F16) => half(op, &F16, old, new),
         (_, Ty::BF16) => half(op, &BF16, old, new),
-        (R::Add, Ty::U64) => each(old, new, |a, b| u64::from_le_bytes(a).wrapping_add(u64::from_le_bytes(b)).to_le_bytes()),
-        (R::Add, _) => each(old, new, |a, b| u32::from_le_bytes(a).wrapping_add(u32::from_le_bytes(b)).to_le_bytes()),
-        (R::Min, Ty::U64) => each(old, new, |a, b| u64::from_le_bytes(a).min(u64::from_le_bytes(b)).to_le_bytes()),
-        (R::Max, Ty::U64) => each(old, new, |a, b| u64::from_le_bytes(a).max(u64::from_le_bytes(b)).to_le_bytes()),
-        (R::Min, Ty::S64) => each(old, new, |a, b| i64::from_le_bytes(a).min(i64::from_le_bytes(b)).to_le_bytes()),
-        (R::Max, Ty::S64) => each(old, new, |a, b| i64::from_le_bytes(a).max(i64::from_le_bytes(b)).to_le_bytes()),
-        (R::Min, Ty::S32) => each(old, new, |a, b| i32::from_le_bytes(a).min(i32::from_le_bytes(b)).to_le_bytes()),
-        (R::Max, Ty::S32) => each(old, new, |a, b| i32::from_le_bytes(a).max(i32::from_le_bytes(b)).to_le_bytes()),
+        (R::Add, Ty::U64) => {
+            each(old, new, |a, b| u64::from_le_bytes(a).wrapping_add(u64::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Add, _) => {
+            each(old, new, |a, b| u32::from_le_bytes(a).wrapping_add(u32::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Min, Ty::U64) => {
+            each(old, new, |a, b| u64::from_le_bytes(a).min(u64::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Max, Ty::U64) => {
+            each(old, new, |a, b| u64::from_le_bytes(a).max(u64::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Min, Ty::S64) => {
+            each(old, new, |a, b| i64::from_le_bytes(a).min(i64::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Max, Ty::S64) => {
+            each(old, new, |a, b| i64::from_le_bytes(a).max(i64::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Min, Ty::S32) => {
+            each(old, new, |a, b| i32::from_le_bytes(a).min(i32::from_le_bytes(b)).to_le_bytes())
+        }
+        (R::Max, Ty::S32) => {
+            each(old, new, |a, b| i32::from_le_bytes(a).max(i32::from_le_bytes(b)).to_le_bytes())
+        }
         (R::Min, _) => each(old, new, |a, b| u32::from_le_bytes(a).min(u32::from_le_bytes(b)).to_le_bytes()),
         (R::Max, _) => each(old, new, |a, b| u32::from_le_bytes(a).max(u32::from_le_bytes(b)).to_le_bytes()),
         (R::Inc, _) => each(old, new, |a, b| {

@@ -163,7 +163,7 @@ impl Destination {
         ctx: &mut AsyncCtx<'_>,
         place: &Place,
         id: AsyncId,
-        layout: &Layout,
+        (layout, kind): (&Layout, Kind),
         image: &Image,
         transaction: u32,
     ) {
@@ -172,7 +172,7 @@ impl Destination {
             match check_alive(ctx.cluster, cta) {
                 Ok(()) => {
                     let range = Range::Shared { cta, offset: self.offset, bytes: bytes as u32 };
-                    hooks::async_access(ctx.cluster, id, range, Kind::Write);
+                    hooks::async_access(ctx.cluster, id, range, kind);
                     let shared = &mut ctx.cluster.ctas[cta as usize].shared;
                     if let Some((to, init)) = shared.range_mut(self.offset, bytes) {
                         layout.pieces(self.offset, |from, at, n| {
@@ -196,8 +196,13 @@ fn check_barriers(cluster: &mut Cluster, place: &Place, cta: u32, offset: u32, b
         "the destination ({bytes} bytes at shared offset {offset:#x}) covers the live mbarrier at {at:#x} of CTA \
          rank {cta}"
     );
-    let finding =
-        crate::check::Finding { class: Class::Mbarrier, place: place.clone(), message, earlier: Some(earlier), count: 1 };
+    let finding = crate::check::Finding {
+        class: Class::Mbarrier,
+        place: place.clone(),
+        message,
+        earlier: Some(earlier),
+        count: 1,
+    };
     cluster.report.add(finding);
 }
 
@@ -218,7 +223,8 @@ pub(super) fn gather(
     hooks::async_access(cluster, id, range, Kind::Read);
     let shared = &cluster.ctas[cta as usize].shared;
     let Some((from, init)) = shared.range(offset, bytes) else {
-        let message = format!("source: {bytes} bytes at shared offset {offset:#x} of {:#x} bytes", shared.len());
+        let message =
+            format!("source: {bytes} bytes at shared offset {offset:#x} of {:#x} bytes", shared.len());
         add(cluster, Class::OutOfBounds, place.clone(), message);
         return None;
     };
@@ -299,7 +305,8 @@ impl AsyncOp for Write {
             hooks::async_access(ctx.cluster, store.id, range, kind);
             let result = match store.effect {
                 Effect::Store => {
-                    poison = poison.or(init.iter().position(|i| !i).map(|i| (address + i as u64, "shared")));
+                    poison = poison
+                        .or(init.iter().position(|i| !i).map(|i| (address.wrapping_add(i as u64), "shared")));
                     ctx.env.global.write_flags(address, bytes, init)
                 }
                 Effect::Masked(mask) => write_masked(ctx, address, bytes, init, mask, &mut poison),
@@ -339,10 +346,11 @@ fn write_masked(
     poison: &mut Poison,
 ) -> Result<(), MemoryError> {
     for i in (0..bytes.len()).filter(|i| mask >> (i % 16) & 1 == 1) {
+        let at = address.wrapping_add(i as u64);
         if !init[i] {
-            poison.get_or_insert((address + i as u64, "shared"));
+            poison.get_or_insert((at, "shared"));
         }
-        ctx.env.global.write_flags(address + i as u64, &bytes[i..=i], &init[i..=i])?;
+        ctx.env.global.write_flags(at, &bytes[i..=i], &init[i..=i])?;
     }
     Ok(())
 }
@@ -362,7 +370,7 @@ fn reduce(
     global.read_flags(address, &mut old, &mut flags)?;
     for (i, (flag, new)) in flags.iter_mut().zip(init).enumerate() {
         if !*flag || !new {
-            poison.get_or_insert((address + i as u64, if *new { "global" } else { "shared" }));
+            poison.get_or_insert((address.wrapping_add(i as u64), if *new { "global" } else { "shared" }));
         }
         *flag &= new;
     }
@@ -392,21 +400,20 @@ impl AsyncOp for Peer {
         let (cta, offset) = self.source;
         let Some(mut image) = gather(ctx.cluster, &self.place, self.id, cta, offset, &layout) else { return };
         if let (Some((op, ty)), Some(&(target, _))) = (self.reduce, self.to.targets.first()) {
-            let range = Range::Shared { cta: target, offset: self.to.offset, bytes: self.bytes };
-            hooks::async_access(ctx.cluster, self.id, range, Kind::Atomic);
-            let shared = &ctx.cluster.ctas[target as usize].shared;
-            if let Some((old, init)) = shared.range(self.to.offset, self.bytes as usize) {
+            let owner = ctx.cluster.ctas.get(target as usize);
+            if let Some((old, init)) = owner.and_then(|o| o.shared.range(self.to.offset, self.bytes as usize))
+            {
                 let mut sum = old.to_vec();
                 bulk_reduce::apply(op, ty, &mut sum, &image.bytes);
                 image.bytes = sum;
                 image.init.iter_mut().zip(init).for_each(|(a, b)| *a &= b);
             }
         }
-        self.to.deliver(ctx, &self.place, self.id, &layout, &image, self.bytes);
+        let kind = if self.reduce.is_some() { Kind::Atomic } else { Kind::Write };
+        self.to.deliver(ctx, &self.place, self.id, (&layout, kind), &image, self.bytes);
     }
 
     fn describe(&self) -> String {
         format!("copy to a peer CTA of line {}", self.place.line)
     }
 }
-

@@ -7,7 +7,7 @@ use super::hooks::{self, Object, Scope};
 use super::sync_state::{retry, wake_all};
 use crate::check::Class;
 use crate::decode::{Decoder, Execute, Op, Result};
-use crate::machine::{Cluster, Ctx, Cta, Flow, Wait, Warp};
+use crate::machine::{Cluster, Cta, Ctx, Flow, Wait, Warp};
 
 /// Lanes per (cta, warp).
 type Masks = Vec<Vec<u32>>;

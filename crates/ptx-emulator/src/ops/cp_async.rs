@@ -65,7 +65,9 @@ impl Execute for CpAsync {
             }
             let id = hooks::async_issue(ctx, lane, Proxy::Generic, "cp.async");
             let thread = ctx.thread(lane);
-            let group = ctx.cluster.state.sync.groups.add(ctx.cta as u32, thread, Which::CpAsync, None);
+            let groups = &mut ctx.cluster.state.sync.groups;
+            let group = groups.add(ctx.cta as u32, thread, Which::CpAsync, None);
+            groups.add_copy(group, id);
             copies.push(Copy { id, group, dst, src, read });
         }
         if let Some(lane) = ctx.lanes().next().filter(|_| !copies.is_empty()) {
@@ -165,8 +167,9 @@ impl Execute for Arrive {
             if self.increments {
                 mbarrier::increment(ctx, lane, at);
             }
-            let id = hooks::async_issue(ctx, lane, Proxy::Generic, "cp.async.mbarrier.arrive");
-            arrivals.push((ctx.place(lane), id, at));
+            let thread = ctx.thread(lane);
+            let ids = ctx.cluster.state.sync.groups.copies(ctx.cta as u32, thread);
+            arrivals.push((ctx.place(lane), ids, at));
         }
         if !arrivals.is_empty() {
             let key = QueueKey::CpAsync(ctx.cta as u32, ctx.warp.index as u32);
@@ -177,12 +180,12 @@ impl Execute for Arrive {
 }
 
 /// In the queue behind the copies that the arrivals wait for.
-struct Arrivals(Vec<(Place, AsyncId, (u32, u32))>);
+struct Arrivals(Vec<(Place, Vec<AsyncId>, (u32, u32))>);
 
 impl AsyncOp for Arrivals {
     fn complete(self: Box<Self>, ctx: &mut AsyncCtx<'_>) {
-        for (place, id, at) in &self.0 {
-            mbarrier::arrive_async(ctx, place, *id, *at);
+        for (place, ids, at) in &self.0 {
+            mbarrier::arrive_after(ctx, place, ids, *at);
         }
     }
 
@@ -197,8 +200,10 @@ impl AsyncOp for Arrivals {
 fn decode_copy(d: &mut Decoder<'_>) -> Result<Op> {
     d.take("async");
     let cg = d.need_one("ca or cg", &[("ca", false), ("cg", true)])?;
-    let space =
-        d.need_one(".shared", &[("shared", AddressSpace::SharedCta), ("shared::cta", AddressSpace::SharedCta)])?;
+    let space = d.need_one(
+        ".shared",
+        &[("shared", AddressSpace::SharedCta), ("shared::cta", AddressSpace::SharedCta)],
+    )?;
     d.need_one(".global", &[("global", ())])?;
     // Hints.
     let policy = d.take("L2::cache_hint");

@@ -84,7 +84,9 @@ fn decode_fence(d: &mut Decoder<'_>) -> Result<Op> {
         ])
         .unwrap_or(Semantics::AcqRel);
     let restricted = match semantics {
-        Semantics::Acquire => d.take("sync_restrict::shared::cluster").then_some(Semantics::AcquireRestricted),
+        Semantics::Acquire => {
+            d.take("sync_restrict::shared::cluster").then_some(Semantics::AcquireRestricted)
+        }
         Semantics::Release => d.take("sync_restrict::shared::cta").then_some(Semantics::ReleaseRestricted),
         _ => None,
     };

@@ -79,7 +79,9 @@ impl Execute for TryCancel {
             let ctas = if self.multicast { (0..ctx.cluster.ctas.len() as u32).collect() } else { vec![cta] };
             for &target in &ctas {
                 // What is out of range is reported on completion.
-                let _ = ctx.cluster.ctas[target as usize].shared.poison(offset, RESPONSE as usize);
+                if let Some(owner) = ctx.cluster.ctas.get_mut(target as usize) {
+                    let _ = owner.shared.poison(offset, RESPONSE as usize);
+                }
             }
             let id = hooks::async_issue(ctx, lane, Proxy::Async, "clusterlaunchcontrol.try_cancel");
             let op = Cancel { place: ctx.place(lane), id, ctas, offset, barrier: barrier.1 };
@@ -103,8 +105,9 @@ impl AsyncOp for Cancel {
         for &cta in &self.ctas {
             let range = Range::Shared { cta, offset: self.offset, bytes: RESPONSE };
             hooks::async_access(ctx.cluster, self.id, range, Kind::Write);
-            let shared = &mut ctx.cluster.ctas[cta as usize].shared;
-            if !shared.set(self.offset, &[0; RESPONSE as usize], true) {
+            let owner = ctx.cluster.ctas.get_mut(cta as usize);
+            let written = owner.is_some_and(|o| o.shared.set(self.offset, &[0; RESPONSE as usize], true));
+            if !written {
                 let message = format!("response at shared offset {:#x} is out of range", self.offset);
                 add(ctx.cluster, Class::OutOfBounds, self.place.clone(), message);
             }

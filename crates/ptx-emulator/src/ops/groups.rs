@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::hooks::{self, GroupKind, Object, Scope};
+use super::hooks::{self, AsyncId, GroupKind, Object, Scope};
 use super::sync_state::retry;
 use crate::check::Place;
 use crate::decode::{Execute, Op};
@@ -25,6 +25,8 @@ struct Group {
     reads: u32,
     /// That are not complete.
     all: u32,
+    /// Whether it has had any.
+    used: bool,
     /// The first operation that reads shared memory.
     place: Option<Place>,
 }
@@ -36,11 +38,16 @@ struct Line {
     first: u64,
     /// Groups below have been waited for: completely, and their reads.
     waited: [u64; 2],
+    /// `cp.async` of the checkers that have not been waited for, the latest [`COPIES`], with their groups.
+    copies: VecDeque<(u64, AsyncId)>,
 }
+
+/// Copies that a later `cp.async.mbarrier.arrive` is known to cover.
+const COPIES: usize = 256;
 
 impl Default for Line {
     fn default() -> Self {
-        Self { groups: VecDeque::from([Group::default()]), first: 0, waited: [0; 2] }
+        Self { groups: VecDeque::from([Group::default()]), first: 0, waited: [0; 2], copies: VecDeque::new() }
     }
 }
 
@@ -55,7 +62,10 @@ impl Line {
 
     /// Drops leading groups that are complete and have been waited for.
     fn trim(&mut self) {
-        while self.groups.len() > 1 && self.first < self.waited[0].max(self.waited[1]) && self.groups[0].all == 0 {
+        while self.groups.len() > 1
+            && self.first < self.waited[0].max(self.waited[1])
+            && self.groups[0].all == 0
+        {
             self.groups.pop_front();
             self.first += 1;
         }
@@ -87,10 +97,30 @@ impl Groups {
         let number = line.open();
         if let Some(group) = line.group(number) {
             group.all += 1;
+            group.used = true;
             group.reads += u32::from(reads.is_some());
             group.place = group.place.take().or(reads);
         }
         GroupId { cta, thread, which, number }
+    }
+
+    /// Remembers a `cp.async` for the checkers.
+    pub(super) fn add_copy(&mut self, group: GroupId, id: AsyncId) {
+        if id == AsyncId::NONE {
+            return;
+        }
+        if let Some(line) = self.lines.get_mut(&(group.cta, group.thread, group.which)) {
+            if line.copies.len() == COPIES {
+                line.copies.pop_front();
+            }
+            line.copies.push_back((group.number, id));
+        }
+    }
+
+    /// The `cp.async` of a thread that have not been waited for.
+    pub(super) fn copies(&self, cta: u32, thread: u32) -> Vec<AsyncId> {
+        let line = self.lines.get(&(cta, thread, Which::CpAsync));
+        line.map_or_else(Vec::new, |l| l.copies.iter().map(|c| c.1).collect())
     }
 
     /// Closes a thread's open group.
@@ -190,12 +220,14 @@ impl Execute for WaitGroup {
             let (cta, thread) = (ctx.cta as u32, ctx.thread(lane));
             let groups = &mut ctx.cluster.state.sync.groups;
             let line = groups.lines.entry((cta, thread, self.which)).or_default();
-            if self.all && line.groups.back().is_some_and(|g| g.all > 0) {
+            if self.all && line.groups.back().is_some_and(|g| g.used) {
                 line.groups.push_back(Group::default());
             }
             // Groups below `end` must be done.
             let end = line.open().saturating_sub(u64::from(self.pending)).max(line.first);
-            let ready = (line.first..end).zip(&line.groups).all(|(_, g)| if self.read { g.reads == 0 } else { g.all == 0 });
+            let ready = (line.first..end)
+                .zip(&line.groups)
+                .all(|(_, g)| if self.read { g.reads == 0 } else { g.all == 0 });
             if !ready {
                 waiting |= 1 << lane;
                 continue;
@@ -203,6 +235,7 @@ impl Execute for WaitGroup {
             let side = usize::from(self.read);
             let from = line.waited[side];
             line.waited[side] = from.max(end);
+            line.copies.retain(|c| c.0 >= end);
             line.trim();
             for number in from..end {
                 let id = GroupId { cta, thread, which: self.which, number };

@@ -1,7 +1,9 @@
 //! `mbarrier.*` (PTX ISA 9.7.13.15).
 //!
-//! `try_wait` suspends the thread until the phase completes; its time limit is reached when nothing else in
-//! the cluster can run (see `machine::launch`). `test_wait` never suspends, and lets others run when false.
+//! `try_wait` may return false before the phase completes. Here it does so the first time that a thread asks
+//! for a phase (which shows code that does not look at the answer); the second time it suspends the thread
+//! until the phase completes, or until nothing else in the cluster can run (see `machine::launch`). `test_wait`
+//! never suspends, and lets others run when false.
 
 use super::Entry;
 use super::hooks::{self, AsyncId, Object, Scope};
@@ -73,11 +75,11 @@ fn waits_on(at: (u32, u32)) -> impl Fn(Wait) -> bool {
 }
 
 /// An asynchronous operation issued at `place` signals an mbarrier.
-fn signal(ctx: &mut AsyncCtx<'_>, place: &Place, id: AsyncId, at: (u32, u32), event: Event) {
+fn signal(ctx: &mut AsyncCtx<'_>, place: &Place, ids: &[AsyncId], at: (u32, u32), event: Event) {
     match state::apply(ctx.cluster, at.0, at.1, event) {
         Ok(effect) => {
             let object = Object::Mbarrier { cta: at.0, offset: at.1, phase: effect.phase };
-            hooks::async_complete(ctx.cluster, id, object);
+            ids.iter().for_each(|&id| hooks::async_complete(ctx.cluster, id, object));
             if effect.unobserved && ctx.env.checks.barriers && ctx.env.checks.mode == Mode::StrictPtx {
                 ctx.finding(Class::Mbarrier, place.clone(), unobserved(at.1, effect.phase));
             }
@@ -92,13 +94,17 @@ fn signal(ctx: &mut AsyncCtx<'_>, place: &Place, id: AsyncId, at: (u32, u32), ev
 
 /// `complete_tx` of `bytes` on the mbarrier at (cta rank, offset) by an asynchronous operation.
 pub fn complete_tx(ctx: &mut AsyncCtx<'_>, place: &Place, id: AsyncId, at: (u32, u32), bytes: u32) {
-    signal(ctx, place, id, at, Event::CompleteTx(bytes));
+    signal(ctx, place, &[id], at, Event::CompleteTx(bytes));
 }
 
-/// One arrival on the mbarrier at (cta rank, offset) by an asynchronous operation (`tcgen05.commit`,
-/// `cp.async.mbarrier.arrive`).
+/// One arrival on the mbarrier at (cta rank, offset) by an asynchronous operation (`tcgen05.commit`).
 pub fn arrive_async(ctx: &mut AsyncCtx<'_>, place: &Place, id: AsyncId, at: (u32, u32)) {
-    signal(ctx, place, id, at, Event::Arrive { count: 1, tx: None, drop: false });
+    arrive_after(ctx, place, &[id], at);
+}
+
+/// The same, which shows that several operations are complete (`cp.async.mbarrier.arrive`).
+pub(super) fn arrive_after(ctx: &mut AsyncCtx<'_>, place: &Place, ids: &[AsyncId], at: (u32, u32)) {
+    signal(ctx, place, ids, at, Event::Arrive { count: 1, tx: None, drop: false });
 }
 
 /// Adds a pending arrival for an asynchronous one to come.
@@ -148,7 +154,8 @@ impl Execute for Init {
 fn own_only(ctx: &mut Ctx<'_>, lane: usize, cta: u32) {
     let rank = ctx.cluster.ctas[ctx.cta].rank;
     if cta != rank && ctx.checks().barriers {
-        let message = format!("mbarrier of CTA rank {cta}; this is possible from the owning CTA only (here {rank})");
+        let message =
+            format!("mbarrier of CTA rank {cta}; this is possible from the owning CTA only (here {rank})");
         ctx.finding(Class::Mbarrier, lane, message, None);
     }
 }
@@ -292,7 +299,7 @@ impl Execute for WaitOp {
                 if let (Some(scope), Some(phase)) = (self.acquire, tested.phases.checked_sub(1)) {
                     hooks::thread_acquire(ctx, lane, Object::Mbarrier { cta, offset, phase }, scope);
                 }
-            } else if self.suspends && !expired {
+            } else if self.suspends && !expired && !tested.first {
                 let parity = match target {
                     Target::Parity(p) => p,
                     Target::Phase(p) => (p & 1) as u32,
@@ -303,19 +310,22 @@ impl Execute for WaitOp {
             any_false |= !tested.complete;
             ctx.set(self.dst, lane, u64::from(tested.complete), Default::default());
         }
-        let mut waits = waiting.iter().flatten();
-        let Some(&first) = waits.next() else {
+        let Some(first) = waiting.iter().flatten().next().copied() else {
             return if any_false { Flow::Yield } else { Flow::Next };
         };
-        let mask = |f: &dyn Fn(&Option<Wait>) -> bool| (0..LANES).fold(0, |m, l| m | u32::from(f(&waiting[l])) << l);
-        // Lanes that wait for something else than the first one wait by themselves.
-        for lane in 0..LANES {
-            if let Some(wait) = waiting[lane].filter(|w| *w != first) {
-                ctx.warp.state[lane] = LaneState::Retry(wait);
-                ctx.mask &= !(1 << lane);
+        let mut together = 0;
+        for (lane, wait) in waiting.iter().enumerate() {
+            match *wait {
+                Some(wait) if wait == first => together |= 1 << lane,
+                // Lanes that wait for something else than the first one wait by themselves.
+                Some(wait) => {
+                    ctx.warp.state[lane] = LaneState::Retry(wait);
+                    ctx.mask &= !(1 << lane);
+                }
+                None => {}
             }
         }
-        retry(ctx, mask(&|w| *w == Some(first)), first)
+        retry(ctx, together, first)
     }
 }
 
@@ -400,7 +410,8 @@ fn decode(d: &mut Decoder<'_>) -> Result<Op> {
                 return d.error("needs a count");
             }
             if space == AddressSpace::SharedCluster && state.is_some() {
-                return d.error("an arrival in .shared::cluster returns no state: the destination must be `_`");
+                return d
+                    .error("an arrival in .shared::cluster returns no state: the destination must be `_`");
             }
             let (count, tx) = if expects { (one, last) } else { (last.unwrap_or(one), None) };
             d.finish(if last.is_some() { 3 } else { 2 })?;

@@ -26,8 +26,9 @@ struct Live {
 #[derive(Default)]
 pub(super) struct Mbarriers {
     live: Vec<BTreeMap<u32, Live>>,
-    /// Waits by parity that have returned false: (cta, offset, thread) -> the phase waited for.
-    waits: HashMap<(u32, u32, u32), u64>,
+    /// Waits that have returned false: (cta, offset, thread) -> the phase that was current then, and what was
+    /// waited for.
+    waits: HashMap<(u32, u32, u32), (u64, Target)>,
 }
 
 /// What an operation does to an object.
@@ -110,6 +111,8 @@ pub(super) struct Tested {
     pub phases: u64,
     /// The waiter is more than one phase behind.
     pub lapped: bool,
+    /// The thread has not tested for this phase before.
+    pub first: bool,
 }
 
 impl Mbarriers {
@@ -134,7 +137,8 @@ impl Mbarriers {
 
     /// For deadlock reports.
     pub(super) fn describe(&self, ctas: &[Cta], cta: u32, offset: u32, parity: u32) -> String {
-        let mut text = format!("parity {parity} of the mbarrier at shared offset {offset:#x} of CTA rank {cta}");
+        let mut text =
+            format!("parity {parity} of the mbarrier at shared offset {offset:#x} of CTA rank {cta}");
         let object = ctas
             .get(cta as usize)
             .and_then(|c| c.shared.word(offset, BYTES as usize))
@@ -179,13 +183,7 @@ fn store(cluster: &mut Cluster, cta: u32, offset: u32, word: u64, init: bool) {
 }
 
 /// `mbarrier.init`. An object that is there already is replaced, and the fault returned.
-pub(super) fn init(
-    cluster: &mut Cluster,
-    cta: u32,
-    offset: u32,
-    count: u32,
-    by: Place,
-) -> Result<(), Fault> {
+pub(super) fn init(cluster: &mut Cluster, cta: u32, offset: u32, count: u32, by: Place) -> Result<(), Fault> {
     place_of(cluster, cta, offset)?;
     let object = Mbarrier::new(count).map_err(|m| Fault::Misuse(offset, m))?;
     store(cluster, cta, offset, object.to_bits(), true);
@@ -261,22 +259,20 @@ pub(super) fn test(
     let all = &mut cluster.state.sync.mbarriers;
     let Some(live) = all.live[cta as usize].get_mut(&offset) else { return Err(Fault::NotThere(offset)) };
     let key = (cta, offset, thread);
+    let before = all.waits.get(&key).filter(|w| w.1 == target);
+    let first = before.is_none();
     let (complete, lapped) = match target {
         Target::Phase(phase) => (live.phase > phase, live.phase > phase + 1),
-        Target::Parity(parity) => {
-            let complete = object.test_parity(parity);
-            // A thread that has been waiting for a phase since it was current.
-            let behind = all.waits.get(&key).is_some_and(|&since| live.phase >= since + 2);
-            (complete, behind)
-        }
+        // A thread that has been waiting for a phase since it was current.
+        Target::Parity(parity) => (object.test_parity(parity), before.is_some_and(|b| live.phase >= b.0 + 2)),
     };
-    if complete || lapped {
+    if complete || lapped || first {
         all.waits.remove(&key);
     }
     if complete {
         live.observed = live.observed.max(live.phase);
-    } else if matches!(target, Target::Parity(_)) {
-        all.waits.entry(key).or_insert(live.phase);
+    } else {
+        all.waits.entry(key).or_insert((live.phase, target));
     }
-    Ok(Tested { complete, phases: live.phase, lapped })
+    Ok(Tested { complete, phases: live.phase, lapped, first })
 }

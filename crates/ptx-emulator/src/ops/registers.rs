@@ -98,7 +98,8 @@ impl Execute for SetMaxNReg {
         let done = match &pool.groups[warp / 4] {
             Some((pc, done, _)) if *pc == ctx.pc => *done | 1 << warp,
             Some((_, _, place)) => {
-                conflict = Some(Access { place: place.clone(), what: "setmaxnreg of another warp".to_owned() });
+                conflict =
+                    Some(Access { place: place.clone(), what: "setmaxnreg of another warp".to_owned() });
                 1 << warp
             }
             None => 1 << warp,
@@ -110,7 +111,8 @@ impl Execute for SetMaxNReg {
         }
         if wrong {
             let word = if self.increase { "more" } else { "less" };
-            let message = format!("the warp has {word} than {} registers per thread already: {current}", self.count);
+            let message =
+                format!("the warp has {word} than {} registers per thread already: {current}", self.count);
             ctx.finding(Class::Undefined, lane, message, None);
         }
         if conflict.is_some() {

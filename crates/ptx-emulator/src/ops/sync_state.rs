@@ -5,7 +5,7 @@ use super::mbarrier_state::Mbarriers;
 use super::registers::RegisterPools;
 use super::{barrier, cluster_barrier};
 use crate::check::{Class, Finding, Place};
-use crate::machine::{Cluster, Ctx, Cta, Flow, LANES, Wait, Warp};
+use crate::machine::{Cluster, Cta, Ctx, Flow, LANES, Wait, Warp};
 
 /// State of barriers, mbarriers, asynchronous groups and register pools.
 #[derive(Default)]

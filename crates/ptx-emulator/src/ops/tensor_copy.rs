@@ -49,7 +49,8 @@ impl Box5 {
             Location::Global(address) => address,
             Location::Param(offset) => u64::from(offset),
             other => {
-                let message = format!("a tensor map in {other:x?}: it must be in parameter, constant or global memory");
+                let message =
+                    format!("a tensor map in {other:x?}: it must be in parameter, constant or global memory");
                 ctx.finding(Class::TensorMap, lane, message, None);
                 return None;
             }
@@ -66,8 +67,8 @@ impl Box5 {
         // 64 bytes at a time, as `Ctx::read` wants them.
         let mut bytes = [0; tensor_map::BYTES];
         let half = match at {
-            Location::Global(a) => Location::Global(a + 64),
-            Location::Param(a) => Location::Param(a + 64),
+            Location::Global(a) => Location::Global(a.wrapping_add(64)),
+            Location::Param(a) => Location::Param(a.saturating_add(64)),
             other => other,
         };
         let init = ctx.read(at, lane, &mut bytes[..64])? & ctx.read(half, lane, &mut bytes[64..])?;
@@ -99,7 +100,10 @@ impl Box5 {
             _ => 1,
         };
         if values[0] % multiple != 0 {
-            return fault(ctx, format!("coordinate 0 is {}: {:?} needs multiples of {multiple}", values[0], map.element));
+            return fault(
+                ctx,
+                format!("coordinate 0 is {}: {:?} needs multiples of {multiple}", values[0], map.element),
+            );
         }
         let starts = if self.rows4 {
             values[1..].iter().map(|&row| [values[0], row, 0, 0, 0]).collect()
@@ -194,7 +198,8 @@ impl Tile {
 /// Common checks of the shared-memory operand.
 fn check_shared(ctx: &mut Ctx<'_>, lane: usize, offset: u32, swizzle: Swizzle) {
     if !offset.is_multiple_of(128) {
-        let message = format!("shared address {offset:#x} of a tensor copy ({swizzle:?}) is not 128-byte aligned");
+        let message =
+            format!("shared address {offset:#x} of a tensor copy ({swizzle:?}) is not 128-byte aligned");
         ctx.finding(Class::Misaligned, lane, message, None);
     }
 }
@@ -247,7 +252,12 @@ impl AsyncOp for Loading {
             row.copy_from_slice(&fill);
             init.fill(true);
             if let Some((address, at, n)) = place {
-                hooks::async_access(ctx.cluster, self.id, Range::Global { address, bytes: n as u32 }, Kind::Read);
+                hooks::async_access(
+                    ctx.cluster,
+                    self.id,
+                    Range::Global { address, bytes: n as u32 },
+                    Kind::Read,
+                );
                 let global = ctx.env.global;
                 if let Err(e) = global.read_flags(address, &mut row[at..at + n], &mut init[at..at + n]) {
                     init[at..at + n].fill(false);
@@ -272,7 +282,7 @@ impl AsyncOp for Loading {
         }
         let bytes = tile.transaction_bytes();
         ctx.cluster.counters.add("bytes.bulk.load", u64::from(bytes));
-        self.to.deliver(ctx, &self.place, self.id, &layout, &image, bytes);
+        self.to.deliver(ctx, &self.place, self.id, (&layout, Kind::Write), &image, bytes);
     }
 
     fn describe(&self) -> String {
@@ -325,10 +335,19 @@ impl Execute for StoreTensor {
                 ctx.finding(Class::TensorMap, lane, message, None);
                 continue;
             }
+            let (layout, size) = (tile.layout(), ctx.cluster.ctas[ctx.cta].shared.len());
+            if offset as usize + layout.footprint() > size {
+                let message = format!(
+                    "source: {} bytes at shared offset {offset:#x} of {size:#x} bytes",
+                    layout.footprint()
+                );
+                ctx.finding(Class::OutOfBounds, lane, message, None);
+                continue;
+            }
+            let spans = tile.spans();
             let (place, thread) = (ctx.place(lane), ctx.thread(lane));
             let group = ctx.cluster.state.sync.groups.add(cta, thread, Which::Bulk, Some(place.clone()));
             let id = hooks::async_issue(ctx, lane, Proxy::Async, "tensor store");
-            let (layout, spans) = (tile.layout(), tile.spans());
             start(ctx, Box::new(Store { place, id, group, offset, layout, spans, effect }));
         }
         Flow::Next

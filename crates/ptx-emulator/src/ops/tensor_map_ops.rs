@@ -3,7 +3,8 @@
 
 use super::bulk::clean;
 use super::hooks::{self, Kind, ProxyFence, Scope};
-use super::tensor_map::{BYTES, Field, Raw};
+use super::tensor_map::BYTES;
+use super::tensor_map_codec::{Field, Raw};
 use super::{Entry, form};
 use crate::check::Class;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -19,7 +20,7 @@ pub(super) const TABLE: &[Entry] = &[
 /// A place `n` bytes further on.
 fn shifted(at: Location, n: u32) -> Location {
     match at {
-        Location::Global(a) => Location::Global(a + u64::from(n)),
+        Location::Global(a) => Location::Global(a.wrapping_add(u64::from(n))),
         Location::Shared(cta, a) => Location::Shared(cta, a + n),
         other => other,
     }
@@ -178,13 +179,13 @@ fn decode_replace(d: &mut Decoder<'_>) -> Result<Op> {
 
 /// `tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.scope.sync.aligned [dst], [src], 128`.
 fn decode_cp_fenceproxy(d: &mut Decoder<'_>) -> Result<Op> {
-    for name in ["cp_fenceproxy", "global", "shared::cta", "tensormap::generic", "release", "sync", "aligned"] {
+    for name in ["cp_fenceproxy", "global", "shared::cta", "tensormap::generic", "release", "sync", "aligned"]
+    {
         if !d.take(name) {
             return d.error(format!("needs .{name}"));
         }
     }
-    let scopes =
-        [("cta", Scope::Cta), ("cluster", Scope::Cluster), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
+    let scopes = [("cta", Scope::Cta), ("cluster", Scope::Cluster), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
     let scope = d.need_one("a scope", &scopes)?;
     let (dst, src) = (d.addr(0)?, d.addr(1)?);
     if d.imm(2)? != BYTES as i64 {
