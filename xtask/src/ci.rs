@@ -21,7 +21,7 @@ pub fn run(ws: &Workspace) -> Result<()> {
     ptx::check(ws)?;
     ptx::report(ws)?;
     // Without a driver the stub stands in for it, and GPU tests are ignored with that reason.
-    ws.cargo_cuda()?.args(["test", "--workspace", "--features", CUDA]).run()?;
+    ws.cargo_cuda()?.args(["test", "--workspace", "--no-fail-fast", "--features", CUDA]).run()?;
     Ok(())
 }
 

@@ -12,11 +12,11 @@ pub fn run(ws: &Workspace) -> Result<()> {
     ptx::report(ws)?;
     let Some(gpu) = driver::usable_gpu() else {
         println!("no usable GPU: GPU tests are reported as ignored");
-        ws.cargo().args(["test", "--workspace", "--features", CLI]).run()?;
+        ws.cargo().args(["test", "--workspace", "--no-fail-fast", "--features", CLI]).run()?;
         return Ok(());
     };
     println!("GPU tests run on {}", gpu.name);
-    let mut cargo = ws.cargo_cuda()?.args(["test", "--workspace", "--features", CUDA]);
+    let mut cargo = ws.cargo_cuda()?.args(["test", "--workspace", "--no-fail-fast", "--features", CUDA]);
     // Kernels of the compiler at hand, if it is not the one that the committed PTX came from.
     if let Some(fresh) = gpu.arch().map(|arch| ptx::fresh_path(ws, arch)).filter(|path| path.is_file()) {
         cargo = cargo.env("MEGAMOE_KERNEL_IMAGE", fresh);
