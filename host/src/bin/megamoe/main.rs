@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-// mod diagnose;
+mod diagnose;
 mod inspect;
 mod progress;
 mod run;
@@ -36,6 +36,8 @@ enum Command {
     Run(run::RunArgs),
     /// Compare every available backend with the f64 oracle.
     Verify(verify::VerifyArgs),
+    /// Look for the known ways in which NVFP4 checkpoints go wrong, on the real tensors.
+    Diagnose(diagnose::DiagnoseArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Run(args) => run::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Diagnose(args) => diagnose::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
