@@ -31,8 +31,15 @@ fn bulk_load() {
         let found = k.run(&arguments);
         assert!(only(&found, Class::Deadlock).message.contains("256 bytes pending"), "{}", text(&found));
     }
-    // Nobody looks at the answer of the wait: threads read what the copy has not written.
-    for schedule in schedules() {
+    // Nobody looks at the answer of the wait: threads read what the copy has not written, unless it was faster.
+    let slow = [
+        Schedule::RoundRobin,
+        Schedule::LowestWarpFirst,
+        Schedule::HighestWarpFirst,
+        Schedule::AsyncLate,
+        Schedule::AsyncReversed,
+    ];
+    for schedule in slow {
         let (k, _, arguments) = kernel(NOWAIT, schedule);
         let found = k.run(&arguments);
         let right = |c: Class| {
