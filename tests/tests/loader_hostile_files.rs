@@ -208,7 +208,7 @@ refuses! {
     two_maps: index_text("{\"weight_map\":{},\"weight_map\":{}}"), E::DuplicateKey { .. }, [INDEX, "weight_map"];
     two_metadata: index_text("{\"metadata\":{},\"metadata\":{},\"weight_map\":{}}"), E::DuplicateKey { .. }, [INDEX, "metadata"];
     too_many_shards: index_text(&format!("{{\"weight_map\":{{{}}}}}", (0..5000).map(|i| format!("\"t{i}\":\"{i}.safetensors\"")).collect::<Vec<_>>().join(","))), E::Json { .. }, [INDEX, "shards"];
-    a_shard_in_the_parent: shard_name("../x.safetensors"), E::ShardName { .. }, [INDEX, "../x.safetensors"];
+    a_shard_in_the_parent: shard_name("../x.safetensors"), E::ShardName { .. }, [INDEX, "../x.safetensors", "another folder"];
     a_shard_by_absolute_path: shard_name("/tmp/x.safetensors"), E::ShardName { .. }, [INDEX, "/tmp/x.safetensors"];
     a_shard_in_a_subfolder: shard_name("a/x.safetensors"), E::ShardName { .. }, [INDEX, "a/x.safetensors"];
     a_shard_by_windows_path: shard_name("..\\x.safetensors"), E::ShardName { .. }, [INDEX];
