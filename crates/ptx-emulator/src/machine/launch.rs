@@ -6,14 +6,14 @@ use super::LANES;
 use super::asynchronous::Engine;
 use super::cluster::Cluster;
 use super::cta::{Cta, NamedBarrier};
-use super::ctx::{AsyncCtx, Ctx};
+use super::ctx::AsyncCtx;
 use super::deadlock::Waits;
 use super::global::GlobalMemory;
 use super::local::LocalMemory;
 use super::schedule::{Random, Schedule};
 use super::shared::SharedMemory;
-use super::warp::{Flow, LaneState, Warp};
-use crate::check::{Checks, Class, Finding, Place, Report};
+use super::warp::{LaneState, Warp};
+use crate::check::{Checks, Finding, Place, Report};
 use crate::counters::Counters;
 use crate::numerics::Precision;
 use crate::ops::State;
@@ -124,7 +124,7 @@ pub struct Environment<'a> {
     /// Multiprocessors reported by `%nsmid`.
     pub sms: u32,
     dynamic_shared: u32,
-    budget: u64,
+    pub(super) budget: u64,
 }
 
 impl Environment<'_> {
@@ -267,7 +267,7 @@ pub(super) struct Runner {
     random: Random,
     turn: usize,
     /// Instructions since an asynchronous operation completed.
-    since_async: u32,
+    pub(super) since_async: u32,
     /// The waits in which time limits were reached since the last synchronisation event, and its number.
     pub(super) timed_out: (u64, Vec<Waits>),
 }
@@ -407,114 +407,6 @@ impl Runner {
             op.complete(&mut AsyncCtx { env, cluster: &mut self.cluster });
         }
         true
-    }
-
-    fn run_warp(&mut self, env: &Environment<'_>, cta: usize, index: usize, quantum: u32) {
-        let placeholder = Warp::new(index, 0, 0);
-        let mut warp = std::mem::replace(&mut self.cluster.ctas[cta].warps[index], placeholder);
-        warp.yielded = 0;
-        for _ in 0..quantum {
-            if !self.step_warp(env, cta, &mut warp) || self.cluster.aborted {
-                break;
-            }
-            self.since_async = self.since_async.saturating_add(1);
-            if env.schedule == Schedule::AsyncAtOnce && !self.cluster.engine.is_empty() {
-                break;
-            }
-        }
-        self.cluster.ctas[cta].warps[index] = warp;
-    }
-
-    /// One instruction of a warp: of its ready lanes, those with the lowest pc. `false` = let others run.
-    fn step_warp(&mut self, env: &Environment<'_>, cta: usize, warp: &mut Warp) -> bool {
-        let ready = warp.lanes(|s| s == LaneState::Ready);
-        // Lanes that spun already in this round stand back for diverged ones.
-        let candidates = if ready & !warp.yielded != 0 { ready & !warp.yielded } else { return false };
-        let lanes = |m: u32| (0..LANES).filter(move |l| m >> l & 1 == 1);
-        let Some(pc) = lanes(candidates).map(|l| warp.pc[l]).min() else { return false };
-        let converged = lanes(ready).filter(|&l| warp.pc[l] == pc).fold(0u32, |m, l| m | 1 << l);
-        let Some(inst) = env.program.code.get(pc as usize) else {
-            // Falling off the end is `ret`.
-            for l in lanes(converged) {
-                warp.state[l] = LaneState::Exited;
-            }
-            State::on_exit(&mut self.cluster, cta, warp, converged);
-            return true;
-        };
-        if env.budget != 0 && self.cluster.counters.warp_instructions >= env.budget {
-            let place = env.place(pc, self.cluster.ctas[cta].linear, (warp.index * LANES) as u32);
-            let message = format!("stopped after {} warp instructions", env.budget);
-            self.cluster.report.add(Finding {
-                class: Class::Budget,
-                place,
-                message,
-                earlier: None,
-                count: 1,
-            });
-            self.cluster.aborted = true;
-            return false;
-        }
-        let mut ctx = Ctx { env, cluster: &mut self.cluster, cta, warp, mask: converged, converged, pc };
-        if let Some((reg, negated)) = inst.guard {
-            let mut mask = 0;
-            for l in lanes(converged) {
-                let origin = ctx.warp.origin(reg, l);
-                if !origin.is_clean() {
-                    ctx.report_poison(origin, l, "a guard predicate");
-                }
-                mask |= u32::from((ctx.warp.get(reg, l) & 1 == 1) != negated) << l;
-            }
-            ctx.mask = mask;
-        }
-        if inst.op.is_aligned() && env.checks.aligned && ctx.mask != 0 && ctx.mask != ctx.warp.alive() {
-            let (mask, alive) = (ctx.mask, ctx.warp.alive());
-            let lane = mask.trailing_zeros() as usize;
-            ctx.finding(
-                Class::Divergent,
-                lane,
-                format!(
-                    "executed by lanes {mask:#010x} of {alive:#010x}, but `.aligned` needs the whole warp"
-                ),
-                None,
-            );
-        }
-        // Lanes whose guard is false go on; the instruction may change the mask of those that execute.
-        let skipped = converged & !ctx.mask;
-        let flow = if ctx.mask != 0 || inst.op.runs_without_lanes() {
-            inst.op.execute(&mut ctx)
-        } else {
-            Flow::Next
-        };
-        let mask = ctx.mask;
-        self.cluster.counters.warp_instructions += 1;
-        self.cluster.counters.lane_instructions += u64::from(mask.count_ones());
-        warp.issued += 1;
-        for l in lanes(skipped) {
-            warp.pc[l] = pc + 1;
-        }
-        let mut go_on = true;
-        for l in lanes(mask) {
-            match flow {
-                Flow::Next | Flow::Yield => warp.pc[l] = pc + 1,
-                Flow::Jump(target) => warp.pc[l] = target,
-                Flow::Exit => warp.state[l] = LaneState::Exited,
-                Flow::Retry(wait) => warp.state[l] = LaneState::Retry(wait),
-                Flow::Block(wait) => warp.state[l] = LaneState::Blocked(wait),
-                Flow::Abort => {}
-            }
-        }
-        match flow {
-            Flow::Yield => {
-                warp.yielded |= mask;
-                go_on = warp.lanes(|s| s == LaneState::Ready) & !warp.yielded != 0;
-            }
-            // A backward branch may be a spin: let others run now and then.
-            Flow::Jump(target) if target <= pc => warp.yielded = 0,
-            Flow::Abort => self.cluster.aborted = true,
-            Flow::Exit => State::on_exit(&mut self.cluster, cta, warp, mask),
-            _ => {}
-        }
-        go_on
     }
 }
 

@@ -11,6 +11,7 @@ mod local;
 mod mbarrier;
 mod schedule;
 mod shared;
+mod step;
 mod warp;
 
 pub use asynchronous::{AsyncOp, Engine, QueueKey};
