@@ -16,3 +16,4 @@ mod mini;
 mod quantise;
 mod router;
 mod slots;
+mod table;
