@@ -9,6 +9,20 @@
 //! rows of its expert; tasks are (expert, 16 columns) for L1 and 32 output columns of all experts for L2, so that one
 //! hot expert keeps every core as busy as many cold ones.
 //!
+//! One layer of DeepSeek-V4-Flash (H 4096, I 2048, E 256, K 6, NVFP4 shared expert), random weights, W4A16 (W4A4 is
+//! within 10 %), by `examples/cpu_bench.rs`. CPU time per call, measured on two cores of a busy AMD EPYC (Zen 4); the
+//! work splits evenly, so the wall time of two idle cores is about half:
+//!
+//! | tokens | AVX-512, routed | AVX-512, all to 6 experts | plain x86-64, routed | all to 6 |
+//! |---|---|---|---|---|
+//! | 1 | 30 ms | 30 ms | 60 ms | 60 ms |
+//! | 8 | 170 ms | 62 ms | 385 ms | 130 ms |
+//! | 64 | 992 ms | 320 ms | 2280 ms | 820 ms |
+//! | 512 | 3305 ms | 2540 ms | | |
+//!
+//! Besides the packed weights and the output, a call holds 6 bytes per slot and intermediate column, the quantised
+//! rows (2 bytes per element), and per thread less than 1 MiB plus 256 bytes per slot.
+//!
 //! Beyond the contract:
 //! * a token with NaN or infinity takes no part in the GEMMs; its output is NaN in every part, also on a rank that
 //!   has none of its experts;
