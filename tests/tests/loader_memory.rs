@@ -126,10 +126,10 @@ fn a_failed_load_leaves_nothing_behind() {
     drop(raw);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     drop(checkpoint.load_layer(0, &LoadOptions::default()).unwrap());
-    drop(checkpoint.load_layer(1, &LoadOptions::default()).unwrap_err());
+    drop(checkpoint.load_layer(1, &LoadOptions::default()).map(drop).unwrap_err());
     let before = LIVE.load(Relaxed);
     for _ in 0..20 {
-        drop(checkpoint.load_layer(1, &LoadOptions::default()).unwrap_err());
+        drop(checkpoint.load_layer(1, &LoadOptions::default()).map(drop).unwrap_err());
     }
     let left = LIVE.load(Relaxed).saturating_sub(before);
     // One matrix is 64 KiB; the pool's queues may differ by a little.
