@@ -76,11 +76,7 @@ impl LayerInput<'_> {
     /// Checks the lengths against a layer's shape.
     pub fn check(&self, hidden: usize, top_k: usize) -> Result<()> {
         let expect = |what: &str, want: usize, got: usize| {
-            if want == got {
-                Ok(())
-            } else {
-                Err(Error::mismatch(what, format!("{want} elements"), got))
-            }
+            if want == got { Ok(()) } else { Err(Error::mismatch(what, format!("{want} elements"), got)) }
         };
         let size = |a: usize, b: usize, what: &str| {
             a.checked_mul(b).ok_or_else(|| Error::invalid(what, format!("{a} x {b} overflows")))

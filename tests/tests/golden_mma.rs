@@ -22,7 +22,7 @@ fn b200_words() {
         let row = |codes: &[u8], s: &[u8]| {
             Row::new(&pack(&codes[i * 64..][..64]), four(&s[i * 4..]), ScaleType::Ue4m3)
         };
-        assert_eq!(dot(&row(&a, &sa), &row(&b, &sb), c[i]), d[i], "hardware word {i}");
+        assert_eq!(dot(&row(a, sa), &row(b, sb), c[i]), d[i], "hardware word {i}");
     }
 }
 
@@ -39,7 +39,7 @@ fn b200_model() {
                 let packed: [u8; 32] = std::array::from_fn(|k| codes[i * 32 + k]);
                 Row::new(&packed, four(&s[i * 4..]), ScaleType::Ue4m3)
             };
-            let got = dot(&row(&a, &sa), &row(&b, &sb), c[i]);
+            let got = dot(&row(a, sa), &row(b, sb), c[i]);
             assert_eq!(got, d[i], "{case} {i}: {got:#010x} for {:#010x}", d[i]);
             compared += 1;
         }

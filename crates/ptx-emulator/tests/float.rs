@@ -187,7 +187,8 @@ fn minimum_and_maximum() {
 fn signs_and_classes() {
     let all = rows(FLOATS, 200);
     check("copysign.f32 %d32, %a32, %b32;", Out::B32, &all, |[a, b, _]| b & 0x7fff_ffff | a & 0x8000_0000);
-    let tests: [(&str, fn(f32) -> bool); 6] = [
+    type Test = fn(f32) -> bool;
+    let tests: [(&str, Test); 6] = [
         ("finite", f32::is_finite),
         ("infinite", f32::is_infinite),
         ("number", |x| !x.is_nan()),

@@ -143,12 +143,15 @@ impl QuantisedRow {
 
 /// The products `e2m1 * e4m3` of packed codes and their scales.
 pub(super) fn unpack(packed: &[u8], scales: &[u8]) -> Vec<f64> {
-    let element = |k: usize| {
-        let byte = packed[k / 2];
-        let code = if k.is_multiple_of(2) { byte & 0xf } else { byte >> 4 };
-        e2m1(code) * e4m3(scales[k / GROUP])
-    };
-    (0..packed.len() * 2).map(element).collect()
+    let mut values = Vec::with_capacity(packed.len() * 2);
+    for (bytes, &scale) in packed.chunks_exact(GROUP / 2).zip(scales) {
+        let scale = e4m3(scale);
+        for byte in bytes {
+            values.push(e2m1(byte & 0xf) * scale);
+            values.push(e2m1(byte >> 4) * scale);
+        }
+    }
+    values
 }
 
 /// Largest magnitude; NaN or infinity if the slice holds one.

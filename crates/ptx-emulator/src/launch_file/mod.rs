@@ -79,7 +79,7 @@ enum Arg {
     U64(u64),
     F32(f32),
     F64(f64),
-    TensorMap(tensor_map::Description),
+    TensorMap(Box<tensor_map::Description>),
 }
 
 #[derive(Debug, Deserialize)]

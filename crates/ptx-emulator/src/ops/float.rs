@@ -338,7 +338,9 @@ pub(super) fn decode_copysign(d: &mut Decoder<'_>) -> Result<Op> {
 
 /// `testp.op.type p, a`.
 pub(super) fn decode_testp(d: &mut Decoder<'_>) -> Result<Op> {
-    const TESTS: &[(&str, fn(u64, u64, u64) -> bool)] = &[
+    /// Test of (magnitude, infinity, smallest normal).
+    type Test = fn(u64, u64, u64) -> bool;
+    const TESTS: &[(&str, Test)] = &[
         // Magnitude, infinity, smallest normal.
         ("finite", |m, inf, _| m < inf),
         ("infinite", |m, inf, _| m == inf),

@@ -315,7 +315,9 @@ pub fn proxy_fence(ctx: &mut Ctx<'_>, lane: usize, fence: ProxyFence) {
     let (global, shared) = match fence {
         ProxyFence::Async(ProxySpace::All) => (true, true),
         ProxyFence::Async(ProxySpace::Global) => (true, false),
-        ProxyFence::Async(_) | ProxyFence::AsyncGenericAcquire | ProxyFence::AsyncGenericRelease => (false, true),
+        ProxyFence::Async(_) | ProxyFence::AsyncGenericAcquire | ProxyFence::AsyncGenericRelease => {
+            (false, true)
+        }
         _ => return,
     };
     if ctx.checks().races {

@@ -182,7 +182,9 @@ fn collective(
 
 /// `vote.sync.mode.pred d, {!}a, membermask`, `vote.sync.ballot.b32 d, {!}a, membermask`.
 fn decode_vote(d: &mut Decoder<'_>) -> Result<Op> {
-    const MODES: &[(&str, fn(u32, u32) -> u64)] = &[
+    /// Result from the lanes of the group and those whose predicate is true.
+    type Vote = fn(u32, u32) -> u64;
+    const MODES: &[(&str, Vote)] = &[
         // Lanes of the group, lanes whose predicate is true.
         ("all", |lanes, yes| u64::from(lanes == yes)),
         ("any", |_, yes| u64::from(yes != 0)),

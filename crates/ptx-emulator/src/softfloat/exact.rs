@@ -194,7 +194,7 @@ pub fn div(f: Format, mode: Rounding, [a, b]: [u64; 2]) -> u64 {
                 _ => {
                     // 126 bits over 53 leave at least 73 quotient bits.
                     let (x, y) = (x.normalised(125), y.normalised(52));
-                    let magnitude = x.magnitude / y.magnitude | u128::from(x.magnitude % y.magnitude != 0);
+                    let magnitude = (x.magnitude / y.magnitude) | u128::from(x.magnitude % y.magnitude != 0);
                     round(f, mode, Exact { negative, exponent: x.exponent - y.exponent, magnitude })
                 }
             }

@@ -159,7 +159,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 /// Loads a layer behind a progress bar.
 pub fn load(checkpoint: &Checkpoint, layer: usize) -> Result<LayerWeights> {
     let bar = progress::bytes(&format!("layer {layer}"), checkpoint.layer_bytes(layer));
-    let options = LoadOptions { progress: Some(&|bytes| bar.inc(bytes)), ..LoadOptions::default() };
+    let options = LoadOptions { progress: Some(&|bytes| bar.inc(bytes)) };
     let weights = checkpoint.load_layer(layer, &options)?;
     bar.finish_and_clear();
     Ok(weights)

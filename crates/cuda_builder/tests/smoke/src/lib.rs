@@ -9,6 +9,7 @@ cuda_std::dynamic_shared_memory!();
 
 #[kernel(bounds = LaunchBounds::block(128).min_ctas(1).cluster(2))]
 pub unsafe fn everything(x: *const u32, out: *mut u32) {
+    // SAFETY: compiled only, never launched.
     unsafe {
         grid::wait_for_dependencies();
         let mut v = thread::thread_idx_x() + thread::thread_idx_y() + thread::thread_idx_z();
@@ -57,6 +58,7 @@ pub unsafe fn everything(x: *const u32, out: *mut u32) {
 /// The shape in which LLVM copies a barrier: the same predicate on both sides of it.
 #[kernel(bounds = LaunchBounds::block(128))]
 pub unsafe fn one_barrier(x: *const u32, out: *mut u32) {
+    // SAFETY: compiled only, never launched.
     unsafe {
         let mine = warp::elect(warp::FULL);
         let mut v = if mine { *x } else { 7 };
@@ -74,6 +76,7 @@ pub unsafe fn one_barrier(x: *const u32, out: *mut u32) {
 #[kernel(bounds = LaunchBounds::block(128))]
 pub unsafe fn tensor_core_order() {
     use cuda_std::wgmma;
+    // SAFETY: compiled only, never launched.
     unsafe {
         wgmma::fence();
         wgmma::commit_group();
@@ -85,6 +88,7 @@ pub unsafe fn tensor_core_order() {
 #[kernel(bounds = LaunchBounds::block(128))]
 pub unsafe fn tensor_core_order() {
     use cuda_std::tcgen05;
+    // SAFETY: compiled only, never launched.
     unsafe {
         tcgen05::fence_before_thread_sync();
         tcgen05::fence_after_thread_sync();

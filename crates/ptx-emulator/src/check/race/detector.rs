@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-
 use super::clock::{Bits, Clock, Space};
 use super::shadow::{Actor, Cell, Record, Shadow};
 use crate::check::Place;
@@ -101,7 +100,9 @@ impl Detector {
                 (None, generation.checked_sub(4).map(|g| Object::NamedBarrier(cta, id, g)))
             }
             Object::ClusterBarrier(phase) => (None, phase.checked_sub(4).map(Object::ClusterBarrier)),
-            Object::Warp(cta, warp, epoch) => (None, epoch.checked_sub(4).map(|e| Object::Warp(cta, warp, e))),
+            Object::Warp(cta, warp, epoch) => {
+                (None, epoch.checked_sub(4).map(|e| Object::Warp(cta, warp, e)))
+            }
             _ => (None, None),
         };
         if let Some(old) = old {
@@ -112,7 +113,8 @@ impl Detector {
 
     /// A thread takes over what an object holds.
     pub fn acquire(&mut self, thread: u32, object: Object) {
-        if let (Some(clock), Some(known)) = (self.threads.get_mut(thread as usize), self.objects.get(&object)) {
+        if let (Some(clock), Some(known)) = (self.threads.get_mut(thread as usize), self.objects.get(&object))
+        {
             clock.join(known);
         }
     }
@@ -160,7 +162,15 @@ impl Detector {
     }
 
     /// A thread issues an operation. Numbers start at 1.
-    pub fn issue(&mut self, thread: u32, cta: u32, proxy: Proxy, what: &'static str, place: Place, pc: u32) -> u64 {
+    pub fn issue(
+        &mut self,
+        thread: u32,
+        cta: u32,
+        proxy: Proxy,
+        what: &'static str,
+        place: Place,
+        pc: u32,
+    ) -> u64 {
         let clock = self.threads.get(thread as usize).cloned().unwrap_or_default();
         let id = self.operations.len() as u64 + 1;
         let mut implies = Bits::default();
@@ -200,16 +210,26 @@ impl Detector {
     pub fn thread_access(&mut self, thread: u32, pc: u32, range: Range, kind: Kind) -> Option<Conflict> {
         let t = thread as usize;
         let epoch = *self.epochs.get(t)?;
-        let record =
-            Record { actor: Actor::Thread(thread, epoch), pc, mask: 0, is_async: false, strong: is_strong(kind) };
+        let record = Record {
+            actor: Actor::Thread(thread, epoch),
+            pc,
+            mask: 0,
+            is_async: false,
+            strong: is_strong(kind),
+        };
         self.access(range, kind, record)
     }
 
     /// An operation touches memory.
     pub fn operation_access(&mut self, id: u64, range: Range, kind: Kind) -> Option<Conflict> {
         let o = self.operations.get(id.checked_sub(1)? as usize)?;
-        let record =
-            Record { actor: Actor::Operation(id), pc: o.pc, mask: 0, is_async: o.is_async, strong: is_strong(kind) };
+        let record = Record {
+            actor: Actor::Operation(id),
+            pc: o.pc,
+            mask: 0,
+            is_async: o.is_async,
+            strong: is_strong(kind),
+        };
         self.access(range, kind, record)
     }
 
@@ -267,14 +287,18 @@ fn conflict(
             Actor::Thread(t, epoch) => {
                 let same = matches!(record.actor, Actor::Thread(me, _) if me == t);
                 // Lanes of a warp in the same instruction.
-                let together =
-                    matches!(record.actor, Actor::Thread(me, _) if me / 32 == t / 32) && earlier.pc == record.pc;
+                let together = matches!(record.actor, Actor::Thread(me, _) if me / 32 == t / 32)
+                    && earlier.pc == record.pc;
                 let seen = same || together || clock.seen.thread(t) >= epoch;
                 (seen, same || together || clock.fenced(space).thread(t) >= epoch)
             }
             Actor::Operation(id) => {
-                let same = matches!(record.actor, Actor::Operation(me) if me == id || pipelined(operations, id, me));
-                (same || clock.seen.operations.contains(id), same || clock.fenced(space).operations.contains(id))
+                let same =
+                    matches!(record.actor, Actor::Operation(me) if me == id || pipelined(operations, id, me));
+                (
+                    same || clock.seen.operations.contains(id),
+                    same || clock.fenced(space).operations.contains(id),
+                )
             }
         };
         // Through different proxies the earlier access must also be fenced; an operation's completion is.
@@ -286,9 +310,16 @@ fn conflict(
         let earlier_who = match earlier.actor {
             Actor::Thread(t, _) => Who::Thread(t, earlier.pc),
             Actor::Operation(id) => operation(id)
-                .map_or(Who::Operation("operation", Place::default()), |o| Who::Operation(o.what, o.place.clone())),
+                .map_or(Who::Operation("operation", Place::default()), |o| {
+                    Who::Operation(o.what, o.place.clone())
+                }),
         };
-        Some(Conflict { proxy, earlier: earlier_who, earlier_kind, kind: if write { "write" } else { "read" } })
+        Some(Conflict {
+            proxy,
+            earlier: earlier_who,
+            earlier_kind,
+            kind: if write { "write" } else { "read" },
+        })
     };
     if let Some(found) = cell.write.as_ref().and_then(|w| check(w, "write")) {
         return Some(found);
@@ -344,7 +375,8 @@ fn granules(range: Range) -> Vec<Granule> {
                 .map(|g| Granule { at: At::Shared(cta, g as u32), mask: mask(g, first, end) })
                 .collect()
         }
-        Range::Tensor { cta, lane, lanes, column, columns } => (lane / 32..(lane + lanes).div_ceil(32).min(4))
+        Range::Tensor { cta, lane, lanes, column, columns } => (lane / 32
+            ..(lane + lanes).div_ceil(32).min(4))
             .flat_map(|p| {
                 // Halves of a partition (16 lanes) are told apart by the mask.
                 let half = |h: u32| {
@@ -352,7 +384,8 @@ fn granules(range: Range) -> Vec<Granule> {
                     u8::from(lane < end && first < lane + lanes) << h
                 };
                 let mask = half(0) | half(1);
-                (column..(column + columns).min(512)).map(move |c| Granule { at: At::Tensor(cta, p, c), mask })
+                (column..(column + columns).min(512))
+                    .map(move |c| Granule { at: At::Tensor(cta, p, c), mask })
             })
             .collect(),
     }

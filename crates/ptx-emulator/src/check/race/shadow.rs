@@ -95,7 +95,7 @@ impl Shadow {
 
     /// A granule of global memory, unless its allocation is only read.
     pub fn global(&mut self, granule: u64, write: bool) -> Option<&mut Cell> {
-        let allocation = granule * 4 >> ALLOCATION_SHIFT;
+        let allocation = (granule * 4) >> ALLOCATION_SHIFT;
         if write {
             self.written.insert(allocation);
         } else if !self.written.contains(&allocation) {

@@ -264,10 +264,10 @@ impl AsyncOp for Pending {
             }
         }
         hooks::async_complete(ctx.cluster, self.id, group_object(self.key, self.group));
-        if let Some(group) = ctx.cluster.state.wgmma.groups.get_mut(&self.key) {
-            if let Some(at) = group.pending.iter().position(|&g| g == self.group) {
-                group.pending.remove(at);
-            }
+        if let Some(group) = ctx.cluster.state.wgmma.groups.get_mut(&self.key)
+            && let Some(at) = group.pending.iter().position(|&g| g == self.group)
+        {
+            group.pending.remove(at);
         }
         ctx.wake(self.cta, |w| matches!(w, Wait::Async { what: GROUP, .. }));
     }

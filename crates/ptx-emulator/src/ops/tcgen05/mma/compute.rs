@@ -17,6 +17,9 @@ const K_BYTES: usize = 32;
 /// A finding that stops the operation.
 struct Fault(Class, String);
 
+/// The scales of a row: one 32-bit cell of tensor memory.
+type Cell = [u8; 4];
+
 type Result<T> = std::result::Result<T, Fault>;
 
 impl Pending {
@@ -122,9 +125,9 @@ impl Pending {
             });
             b.extend(self.shared(ctx, cta, self.b, n_share, self.idesc.transpose.1)?);
         }
-        let (sa, sb) = match self.scales {
+        let [sa, sb] = match self.scales {
             Some((ca, cb)) => self.all_scales(ctx, ca, cb)?,
-            None => (Vec::new(), Vec::new()),
+            None => Default::default(),
         };
         let products = Products::new(self, a, b, &sa, &sb, ctx.env.precision);
         self.write(ctx, &products);
@@ -132,7 +135,7 @@ impl Pending {
     }
 
     /// Scales of all M rows and all N columns.
-    fn all_scales(&self, ctx: &mut AsyncCtx<'_>, ca: u32, cb: u32) -> Result<(Vec<[u8; 4]>, Vec<[u8; 4]>)> {
+    fn all_scales(&self, ctx: &mut AsyncCtx<'_>, ca: u32, cb: u32) -> Result<[Vec<Cell>; 2]> {
         let rows = self.rows_a();
         let mut sa = Vec::new();
         for &cta in &self.ctas {
@@ -154,7 +157,7 @@ impl Pending {
             }
             first
         };
-        Ok((sa, sb))
+        Ok([sa, sb])
     }
 
     /// CTA index, lane and column of D[m][n].
