@@ -7,10 +7,10 @@ use xshell::{Cmd, Shell, cmd};
 
 use crate::{driver, stub};
 
-/// Features of a build with the command-line program.
-pub const CLI: &str = "megamoe/cli";
+/// Features of a build with the command-line programs.
+pub const CLI: &str = "megamoe/cli,ptx-emulator/cli";
 /// Features of a build that can use a card.
-pub const CUDA: &str = "megamoe/cli,megamoe-tests/cuda";
+pub const CUDA: &str = "megamoe/cli,ptx-emulator/cli,megamoe-tests/cuda";
 
 /// The workspace and a shell in its root.
 pub struct Workspace {
