@@ -226,7 +226,7 @@ impl<'a> Ctx<'a> {
 
     /// An address in a lane, resolved; `base` is where it comes from. As [`Self::locate`], but takes the address
     /// for granted.
-    #[inline]
+    #[inline(always)]
     pub fn resolve(&mut self, space: AddressSpace, base: Src, value: u64, lane: usize) -> Option<Location> {
         let rank = self.cluster.ctas[self.cta].rank;
         let space = match (space, base) {
@@ -241,9 +241,7 @@ impl<'a> Ctx<'a> {
             AddressSpace::SharedCta => {
                 let owner = (value as u32) >> 24;
                 if owner != rank {
-                    let what =
-                        format!("shared::cta address {value:#x} belongs to CTA rank {owner}, not {rank}");
-                    self.finding(Class::OutOfBounds, lane, what, None);
+                    self.foreign_address(lane, value, rank);
                     return None;
                 }
                 Location::Shared(rank, value as u32 & 0x00ff_ffff)
@@ -259,63 +257,6 @@ impl<'a> Ctx<'a> {
             },
         };
         Some(location)
-    }
-
-    /// Reads up to 64 bytes; `Ok(false)` = not all initialised. Out-of-range accesses are findings and `None`.
-    pub fn read(&mut self, location: Location, lane: usize, out: &mut [u8]) -> Option<bool> {
-        let found = match location {
-            Location::Global(address) => self.global().read(address, out).map_err(|e| e.to_string()),
-            Location::Shared(owner, offset) => self.shared_bytes(owner, offset, out),
-            Location::Local(offset) => {
-                let memory = self.cluster.ctas[self.cta].local[self.warp.index].lane(lane);
-                copy_out(memory, offset, out)
-            }
-            Location::Param(offset) => {
-                match self.env.params.get(offset as usize..offset as usize + out.len()) {
-                    Some(bytes) => {
-                        out.copy_from_slice(bytes);
-                        Ok(true)
-                    }
-                    None => Err(format!("parameter offset {offset} is out of range")),
-                }
-            }
-        };
-        found.map_err(|why| self.bounds(lane, why)).ok()
-    }
-
-    fn shared_bytes(&self, owner: u32, offset: u32, out: &mut [u8]) -> Result<bool, String> {
-        match self.cluster.ctas.get(owner as usize) {
-            Some(cta) => copy_out(&cta.shared, offset, out),
-            None => Err(format!("CTA rank {owner} is not in the cluster")),
-        }
-    }
-
-    /// Writes bytes, marking them initialised or poisoned. `None` if out of range (a finding).
-    pub fn write(&mut self, location: Location, lane: usize, data: &[u8], init: bool) -> Option<()> {
-        let done = match location {
-            Location::Global(address) => self.global().write(address, data, init).map_err(|e| e.to_string()),
-            Location::Shared(owner, offset) => match self.cluster.ctas.get_mut(owner as usize) {
-                Some(cta) => match cta.shared.set(offset, data, init) {
-                    true => Ok(()),
-                    false => Err(outside("shared", offset, data.len(), cta.shared.len())),
-                },
-                None => Err(format!("CTA rank {owner} is not in the cluster")),
-            },
-            Location::Local(offset) => {
-                let memory = self.cluster.ctas[self.cta].local[self.warp.index].lane_mut(lane);
-                match memory.set(offset, data, init) {
-                    true => Ok(()),
-                    false => Err(outside("local", offset, data.len(), memory.len())),
-                }
-            }
-            Location::Param(_) => Err("parameter space is read-only".to_owned()),
-        };
-        done.map_err(|why| self.bounds(lane, why)).ok()
-    }
-
-    fn bounds(&mut self, lane: usize, why: String) {
-        let class = if why.contains("freed") { Class::UseAfterFree } else { Class::OutOfBounds };
-        self.finding(class, lane, why, None);
     }
 
     /// The place of this instruction in a lane.
@@ -390,20 +331,6 @@ impl<'a> Ctx<'a> {
             Special::DynamicSmemSize => cta.dynamic_shared.1,
             Special::TotalSmemSize | Special::AggrSmemSize => cta.shared.len() as u32,
         })
-    }
-}
-
-fn outside(space: &str, offset: u32, n: usize, size: usize) -> String {
-    format!("{n} bytes at {space} offset {offset:#x} of {size:#x} bytes")
-}
-
-fn copy_out(memory: &super::SharedMemory, offset: u32, out: &mut [u8]) -> Result<bool, String> {
-    match memory.get(offset, out.len()) {
-        Some(bytes) => {
-            out.copy_from_slice(bytes);
-            Ok(memory.is_init(offset, out.len()))
-        }
-        None => Err(outside("shared or local", offset, out.len(), memory.len())),
     }
 }
 

@@ -10,10 +10,41 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 /// next one.
 const SHIFT: u32 = 36;
 
+/// All bytes of a word.
+const ALL: u8 = 0xf;
+
+/// The part of an access that lies in one word.
+struct Piece {
+    word: usize,
+    /// First byte in the word.
+    first: usize,
+    bytes: usize,
+    /// Where it is in the access.
+    position: usize,
+}
+
+impl Piece {
+    fn mask(&self) -> u8 {
+        ((1 << self.bytes) - 1) << self.first
+    }
+}
+
+/// The words that bytes `at .. at + n` touch.
+fn pieces(at: usize, n: usize) -> impl Iterator<Item = Piece> {
+    let mut position = 0;
+    std::iter::from_fn(move || {
+        let first = (at + position) % 4;
+        let bytes = (4 - first).min(n - position);
+        let piece = Piece { word: (at + position) / 4, first, bytes, position };
+        position += bytes;
+        (bytes > 0).then_some(piece)
+    })
+}
+
 struct Allocation {
     bytes: usize,
     words: Box<[AtomicU32]>,
-    /// One flag per byte: 1 = written.
+    /// One mask per word: bit b = byte b is written.
     init: Box<[AtomicU8]>,
     freed: bool,
     read_only: bool,
@@ -58,7 +89,7 @@ impl GlobalMemory {
         self.allocations.push(Allocation {
             bytes,
             words: (0..words).map(|_| AtomicU32::new(u32::MAX)).collect(),
-            init: (0..bytes).map(|_| AtomicU8::new(0)).collect(),
+            init: (0..words).map(|_| AtomicU8::new(0)).collect(),
             freed: false,
             read_only: false,
         });
@@ -88,6 +119,7 @@ impl GlobalMemory {
         }
     }
 
+    #[inline(always)]
     fn find(&self, address: u64, bytes: usize) -> Result<(&Allocation, usize), MemoryError> {
         let index = (address >> SHIFT) as usize;
         let allocation = index
@@ -108,18 +140,25 @@ impl GlobalMemory {
     ///
     /// # Errors
     /// [`MemoryError`].
+    #[inline(always)]
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<bool, MemoryError> {
         let (a, at) = self.find(address, out.len())?;
+        let mut init = ALL;
         if at % 4 == 0 && out.len().is_multiple_of(4) {
-            for (chunk, word) in out.chunks_exact_mut(4).zip(&a.words[at / 4..]) {
-                chunk.copy_from_slice(&word.load(Relaxed).to_le_bytes());
+            let from = at / 4..(at + out.len()) / 4;
+            let (words, masks) = (&a.words[from.clone()], &a.init[from]);
+            for (i, chunk) in out.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&words[i].load(Relaxed).to_le_bytes());
+                init &= masks[i].load(Relaxed);
             }
-        } else {
-            for (i, byte) in out.iter_mut().enumerate() {
-                *byte = a.words[(at + i) / 4].load(Relaxed).to_le_bytes()[(at + i) % 4];
-            }
+            return Ok(init == ALL);
         }
-        Ok(a.init[at..at + out.len()].iter().all(|b| b.load(Relaxed) != 0))
+        for p in pieces(at, out.len()) {
+            let bytes = a.words[p.word].load(Relaxed).to_le_bytes();
+            out[p.position..p.position + p.bytes].copy_from_slice(&bytes[p.first..p.first + p.bytes]);
+            init &= a.init[p.word].load(Relaxed) | !p.mask();
+        }
+        Ok(init & ALL == ALL)
     }
 
     /// Reads bytes with their initialisation, one flag per byte.
@@ -127,10 +166,16 @@ impl GlobalMemory {
     /// # Errors
     /// [`MemoryError`].
     pub fn read_flags(&self, address: u64, out: &mut [u8], flags: &mut [bool]) -> Result<(), MemoryError> {
-        self.read(address, out)?;
+        if self.read(address, out)? {
+            flags.fill(true);
+            return Ok(());
+        }
         let (a, at) = self.find(address, out.len())?;
-        for (flag, init) in flags.iter_mut().zip(&a.init[at..]) {
-            *flag = init.load(Relaxed) != 0;
+        for p in pieces(at, out.len()) {
+            let mask = a.init[p.word].load(Relaxed) >> p.first;
+            for (i, flag) in flags[p.position..].iter_mut().take(p.bytes).enumerate() {
+                *flag = mask >> i & 1 == 1;
+            }
         }
         Ok(())
     }
@@ -141,9 +186,15 @@ impl GlobalMemory {
     /// [`MemoryError`].
     pub fn write_flags(&self, address: u64, data: &[u8], flags: &[bool]) -> Result<(), MemoryError> {
         self.write(address, data, true)?;
+        if flags.iter().all(|&f| f) {
+            return Ok(());
+        }
         let (a, at) = self.find(address, data.len())?;
-        for (flag, init) in flags.iter().zip(&a.init[at..]) {
-            init.store(u8::from(*flag), Relaxed);
+        for p in pieces(at, data.len()) {
+            let poisoned = (0..p.bytes)
+                .filter(|&i| flags.get(p.position + i) == Some(&false))
+                .fold(0, |m, i| m | 1 << (p.first + i));
+            a.init[p.word].fetch_and(!poisoned, Relaxed);
         }
         Ok(())
     }
@@ -152,6 +203,7 @@ impl GlobalMemory {
     ///
     /// # Errors
     /// [`MemoryError`].
+    #[inline(always)]
     pub fn write(&self, address: u64, data: &[u8], init: bool) -> Result<(), MemoryError> {
         let (a, at) = self.find(address, data.len())?;
         if a.read_only {
@@ -171,22 +223,30 @@ impl GlobalMemory {
         Ok(())
     }
 
+    #[inline(always)]
     fn store(a: &Allocation, at: usize, data: &[u8], init: bool) {
         if at.is_multiple_of(4) && data.len().is_multiple_of(4) {
-            for (chunk, word) in data.chunks_exact(4).zip(&a.words[at / 4..]) {
-                let mut bytes = [0; 4];
-                bytes.copy_from_slice(chunk);
-                word.store(u32::from_le_bytes(bytes), Relaxed);
+            let to = at / 4..(at + data.len()) / 4;
+            let (words, masks) = (&a.words[to.clone()], &a.init[to]);
+            for (i, c) in data.chunks_exact(4).enumerate() {
+                words[i].store(u32::from_le_bytes([c[0], c[1], c[2], c[3]]), Relaxed);
+                masks[i].store(if init { ALL } else { 0 }, Relaxed);
             }
-        } else {
-            for (i, &byte) in data.iter().enumerate() {
-                let (word, shift) = (&a.words[(at + i) / 4], (at + i) % 4 * 8);
-                let update = |w: u32| Some(w & !(0xff << shift) | u32::from(byte) << shift);
-                // The closure always returns a value, so this cannot fail.
-                let _ = word.fetch_update(Relaxed, Relaxed, update);
+            return;
+        }
+        for p in pieces(at, data.len()) {
+            let (mut new, mut cleared) = ([0; 4], [0xff; 4]);
+            new[p.first..p.first + p.bytes].copy_from_slice(&data[p.position..p.position + p.bytes]);
+            cleared[p.first..p.first + p.bytes].fill(0);
+            let (new, cleared) = (u32::from_le_bytes(new), u32::from_le_bytes(cleared));
+            // Other threads may write the other bytes of the word. The closure always returns a value.
+            let _ = a.words[p.word].fetch_update(Relaxed, Relaxed, |w| Some(w & cleared | new));
+            if init {
+                a.init[p.word].fetch_or(p.mask(), Relaxed);
+            } else {
+                a.init[p.word].fetch_and(!p.mask(), Relaxed);
             }
         }
-        a.init[at..at + data.len()].iter().for_each(|b| b.store(u8::from(init), Relaxed));
     }
 
     /// Size and offset of the allocation that holds `address`.
@@ -198,6 +258,6 @@ impl GlobalMemory {
     /// Per-byte initialisation of an allocation: for outputs.
     pub fn init_map(&self, address: u64) -> Option<Vec<bool>> {
         let (a, _) = self.find(address, 0).ok()?;
-        Some(a.init.iter().map(|b| b.load(Relaxed) != 0).collect())
+        Some((0..a.bytes).map(|i| a.init[i / 4].load(Relaxed) >> (i % 4) & 1 == 1).collect())
     }
 }

@@ -1,5 +1,6 @@
 //! The machine: memories, warps, CTAs, clusters, the scheduler.
 
+mod access;
 mod asynchronous;
 mod cluster;
 mod cta;

@@ -29,7 +29,16 @@ impl SharedMemory {
         self.bytes.get(at..at.checked_add(n)?)
     }
 
+    /// Reads bytes; whether all of them are initialised, `None` if out of range.
+    #[inline(always)]
+    pub fn read(&self, offset: u32, out: &mut [u8]) -> Option<bool> {
+        let range = offset as usize..offset as usize + out.len();
+        out.copy_from_slice(self.bytes.get(range.clone())?);
+        Some(self.init.get(range)?.iter().fold(true, |all, &b| all & b))
+    }
+
     /// Whether all of the bytes have been written.
+    #[inline]
     pub fn is_init(&self, offset: u32, n: usize) -> bool {
         let at = offset as usize;
         self.init.get(at..at + n).is_some_and(|s| s.iter().all(|&b| b))
@@ -37,6 +46,7 @@ impl SharedMemory {
 
     /// Writes bytes and marks them initialised or poisoned. `false` if out of range.
     #[must_use]
+    #[inline(always)]
     pub fn set(&mut self, offset: u32, data: &[u8], init: bool) -> bool {
         let at = offset as usize;
         let Some(range) = at.checked_add(data.len()).map(|end| at..end) else { return false };

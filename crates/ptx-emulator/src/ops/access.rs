@@ -140,7 +140,7 @@ pub(super) fn addresses(ctx: &Ctx<'_>, addr: Addr) -> [u64; LANES] {
 }
 
 /// An access in a lane, checked for alignment and told to the checkers. `None` if it cannot be made.
-#[inline]
+#[inline(always)]
 pub(super) fn locate(
     ctx: &mut Ctx<'_>,
     space: AddressSpace,
@@ -152,12 +152,18 @@ pub(super) fn locate(
 ) -> Option<Location> {
     let location = ctx.resolve(space, base, address, lane)?;
     if address & u64::from(bytes - 1) != 0 {
-        let message = format!("address {address:#x} is not a multiple of {bytes} bytes");
-        ctx.finding(Class::Misaligned, lane, message, None);
+        misaligned(ctx, lane, address, bytes);
         return None;
     }
     hooks::thread_access(ctx, lane, location, bytes, kind);
     Some(location)
+}
+
+#[cold]
+#[inline(never)]
+fn misaligned(ctx: &mut Ctx<'_>, lane: usize, address: u64, bytes: u32) {
+    let message = format!("address {address:#x} is not a multiple of {bytes} bytes");
+    ctx.finding(Class::Misaligned, lane, message, None);
 }
 
 /// What threads synchronise through at a location; `None` for local and parameter space.
@@ -170,6 +176,7 @@ pub(super) fn object(location: Location) -> Option<Object> {
 }
 
 /// Tells the checkers that a lane publishes at a location.
+#[inline(always)]
 pub(super) fn release(ctx: &mut Ctx<'_>, lane: usize, location: Location, order: Order, scope: Scope) {
     if order.releases()
         && let Some(object) = object(location)
@@ -179,6 +186,7 @@ pub(super) fn release(ctx: &mut Ctx<'_>, lane: usize, location: Location, order:
 }
 
 /// Tells the checkers that a lane has observed a location.
+#[inline(always)]
 pub(super) fn acquire(ctx: &mut Ctx<'_>, lane: usize, location: Location, order: Order, scope: Scope) {
     if order.acquires()
         && let Some(object) = object(location)

@@ -37,18 +37,30 @@ struct Target {
     register: Ty,
 }
 
-struct Load {
+/// A load of `N` elements of `E` bytes (a `.b128` is two of 8).
+struct Load<const N: usize, const E: usize> {
     space: AddressSpace,
     addr: Addr,
     order: Order,
     scope: Scope,
     ty: Ty,
-    /// Bytes of an element; a `.b128` counts as two.
-    element: usize,
-    targets: Vec<Target>,
+    targets: [Target; N],
 }
 
-impl Load {
+/// The unsigned integer in up to 8 bytes.
+#[inline(always)]
+fn word(bytes: &[u8]) -> u64 {
+    // (Assembling them in an eight-byte buffer would stall on its partial writes.)
+    match *bytes {
+        [a] => u64::from(a),
+        [a, b] => u64::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => 0,
+    }
+}
+
+impl<const N: usize, const E: usize> Load<N, E> {
     /// Reads one lane; the location, and whether all bytes were initialised.
     #[inline]
     fn read(
@@ -58,8 +70,8 @@ impl Load {
         address: u64,
         buffer: &mut [u8; MAX_BYTES],
     ) -> Option<(Location, bool)> {
-        let bytes = self.element * self.targets.len();
         let kind = if self.order.is_strong() { Kind::StrongRead } else { Kind::Read };
+        let bytes = N * E;
         let location = access::locate(ctx, self.space, self.addr.base, address, lane, bytes as u32, kind)?;
         let init = ctx.read(location, lane, &mut buffer[..bytes])?;
         access::acquire(ctx, lane, location, self.order, self.scope);
@@ -68,62 +80,44 @@ impl Load {
 
     /// Origins of the elements of a lane whose bytes are not all initialised.
     #[cold]
-    fn element_origins(&self, ctx: &mut Ctx<'_>, lane: usize, location: Location) -> Vec<Origin> {
+    fn element_origins(&self, ctx: &mut Ctx<'_>, lane: usize, location: Location) -> [Origin; N] {
         let origin = Origin::new(origin_kind(location), ctx.pc);
         let mut scratch = [0; 8];
-        (0..self.targets.len())
-            .map(|i| {
-                let at = location.offset_by((i * self.element) as u64);
-                match ctx.read(at, lane, &mut scratch[..self.element]) {
-                    Some(true) | None => Origin::CLEAN,
-                    Some(false) => origin,
-                }
-            })
-            .collect()
-    }
-
-    #[inline]
-    fn element_value(&self, bytes: &[u8; MAX_BYTES], i: usize) -> u64 {
-        let at = i * self.element;
-        match self.element {
-            1 => u64::from(bytes[at]),
-            2 => u64::from(u16::from_le_bytes([bytes[at], bytes[at + 1]])),
-            4 => u64::from(u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])),
-            _ => {
-                let mut word = [0; 8];
-                word.copy_from_slice(&bytes[at..at + 8]);
-                u64::from_le_bytes(word)
+        std::array::from_fn(|i| {
+            let at = location.offset_by((i * E) as u64);
+            match ctx.read(at, lane, &mut scratch[..E]) {
+                Some(true) | None => Origin::CLEAN,
+                Some(false) => origin,
             }
-        }
+        })
     }
 }
 
-impl Execute for Load {
+impl<const N: usize, const E: usize> Execute for Load<N, E> {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let addresses = access::addresses(ctx, self.addr);
         let poisoned = ctx.dirty_lanes(&[self.addr.base]);
-        let mut rows = [[0u64; LANES]; 8];
-        let mut origins: Vec<(usize, Vec<Origin>)> = Vec::new();
+        let mut rows = [[0u64; LANES]; N];
+        let mut origins: Vec<(usize, [Origin; N])> = Vec::new();
         let mut buffer = [0; MAX_BYTES];
         for lane in ctx.lanes() {
             if poisoned >> lane & 1 == 1 {
                 let origin = ctx.origin(self.addr.base, lane);
                 ctx.report_poison(origin, lane, "an address");
-                origins.push((lane, vec![origin; self.targets.len()]));
+                origins.push((lane, [origin; N]));
                 continue;
             }
             let read = self.read(ctx, lane, addresses[lane], &mut buffer);
             let Some((location, init)) = read else { continue };
-            for (i, row) in rows[..self.targets.len()].iter_mut().enumerate() {
-                row[lane] = self.element_value(&buffer, i);
+            for (row, bytes) in rows.iter_mut().zip(buffer.chunks_exact(E)) {
+                row[lane] = word(bytes);
             }
             if !init {
                 origins.push((lane, self.element_origins(ctx, lane, location)));
             }
         }
-        for (i, target) in self.targets.iter().enumerate() {
+        for (i, (target, row)) in self.targets.iter().zip(&mut rows).enumerate() {
             let Some(reg) = target.reg else { continue };
-            let row = &mut rows[i];
             if self.ty.is_signed() && target.register.bits() > self.ty.bits() {
                 row.iter_mut().for_each(|v| *v = target.register.truncate(self.ty.extend(*v)));
             }
@@ -160,6 +154,28 @@ fn check_shape(d: &Decoder<'_>, ty: Ty, count: usize, operands: usize) -> Result
     Ok(())
 }
 
+/// Calls `$f::<N, E>($parts, elements)` for the number and size of the elements.
+macro_rules! by_shape {
+    ($d:expr, $elements:expr, $ty:expr, $f:ident, $parts:expr) => {
+        match ($elements.len(), $ty.bytes().min(8)) {
+            (1, 1) => $f::<1, 1>($d, $parts, $elements),
+            (2, 1) => $f::<2, 1>($d, $parts, $elements),
+            (4, 1) => $f::<4, 1>($d, $parts, $elements),
+            (1, 2) => $f::<1, 2>($d, $parts, $elements),
+            (2, 2) => $f::<2, 2>($d, $parts, $elements),
+            (4, 2) => $f::<4, 2>($d, $parts, $elements),
+            (1, 4) => $f::<1, 4>($d, $parts, $elements),
+            (2, 4) => $f::<2, 4>($d, $parts, $elements),
+            (4, 4) => $f::<4, 4>($d, $parts, $elements),
+            (8, 4) => $f::<8, 4>($d, $parts, $elements),
+            (1, 8) => $f::<1, 8>($d, $parts, $elements),
+            (2, 8) => $f::<2, 8>($d, $parts, $elements),
+            (4, 8) => $f::<4, 8>($d, $parts, $elements),
+            (n, _) => $d.error(format!("has no vectors of {n} elements")),
+        }
+    };
+}
+
 /// `ld{.weak|.volatile|.order.scope}{.space}{.nc}{hints}{.vec}.type d, [a]{, policy}`, `ldu.global{.vec}.type`.
 fn decode_ld(d: &mut Decoder<'_>) -> Result<Op> {
     let (order, scope) = access::take_order(d)?;
@@ -189,21 +205,38 @@ fn decode_ld(d: &mut Decoder<'_>) -> Result<Op> {
     }
     let addr = d.addr(1)?;
     access::finish_with_policy(d, 2, policy)?;
-    let element = ty.bytes().min(8) as usize;
-    Ok(Box::new(Load { space, addr, order, scope, ty, element, targets }))
+    let parts = (space, addr, order, scope, ty);
+    by_shape!(d, targets, ty, load, parts)
 }
 
-struct Store {
+/// What loads and stores have besides their elements.
+type Parts = (AddressSpace, Addr, Order, Scope, Ty);
+
+/// The elements as an array.
+fn elements<T, const N: usize>(d: &Decoder<'_>, items: Vec<T>) -> Result<[T; N]> {
+    items.try_into().or_else(|_| d.error("has another number of elements"))
+}
+
+fn load<const N: usize, const E: usize>(d: &Decoder<'_>, parts: Parts, targets: Vec<Target>) -> Result<Op> {
+    let (space, addr, order, scope, ty) = parts;
+    Ok(Box::new(Load::<N, E> { space, addr, order, scope, ty, targets: elements(d, targets)? }))
+}
+
+fn store<const N: usize, const E: usize>(d: &Decoder<'_>, parts: Parts, sources: Vec<Src>) -> Result<Op> {
+    let (space, addr, order, scope, _) = parts;
+    Ok(Box::new(Store::<N, E> { space, addr, order, scope, sources: elements(d, sources)? }))
+}
+
+/// A store of `N` elements of `E` bytes (a `.b128` is two of 8).
+struct Store<const N: usize, const E: usize> {
     space: AddressSpace,
     addr: Addr,
     order: Order,
     scope: Scope,
-    /// Bytes of an element; a `.b128` counts as two.
-    element: usize,
-    sources: Vec<Src>,
+    sources: [Src; N],
 }
 
-impl Store {
+impl<const N: usize, const E: usize> Store<N, E> {
     /// Writes the elements of a lane, some of which are poisoned.
     #[cold]
     fn write_poisoned(&self, ctx: &mut Ctx<'_>, lane: usize, location: Location, bytes: &[u8]) {
@@ -211,27 +244,22 @@ impl Store {
         if let Location::Global(_) = location {
             ctx.report_poison(origin, lane, "global memory");
         }
-        for (i, source) in self.sources.iter().enumerate() {
-            let at = i * self.element;
+        for (i, (source, part)) in self.sources.iter().zip(bytes.chunks_exact(E)).enumerate() {
             let init = ctx.origin(*source, lane).is_clean();
-            let part = &bytes[at..at + self.element];
-            if ctx.write(location.offset_by(at as u64), lane, part, init).is_none() {
+            if ctx.write(location.offset_by((i * E) as u64), lane, part, init).is_none() {
                 return;
             }
         }
     }
 }
 
-impl Execute for Store {
+impl<const N: usize, const E: usize> Execute for Store<N, E> {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let addresses = access::addresses(ctx, self.addr);
         let poisoned = ctx.dirty_lanes(&[self.addr.base]);
         let dirty = ctx.dirty_lanes(&self.sources);
-        let mut rows = [[0u64; LANES]; 8];
-        for (row, source) in rows.iter_mut().zip(&self.sources) {
-            *row = ctx.row(*source);
-        }
-        let bytes = self.element * self.sources.len();
+        let rows: [[u64; LANES]; N] = self.sources.map(|s| ctx.row(s));
+        let bytes = N * E;
         let kind = if self.order.is_strong() { Kind::StrongWrite } else { Kind::Write };
         let mut buffer = [0u8; MAX_BYTES];
         for lane in ctx.lanes() {
@@ -244,8 +272,8 @@ impl Execute for Store {
             let location = access::locate(ctx, self.space, base, addresses[lane], lane, bytes as u32, kind);
             let Some(location) = location else { continue };
             access::release(ctx, lane, location, self.order, self.scope);
-            for (chunk, row) in buffer.chunks_exact_mut(self.element).zip(&rows[..self.sources.len()]) {
-                chunk.copy_from_slice(&row[lane].to_le_bytes()[..self.element]);
+            for (chunk, row) in buffer.chunks_exact_mut(E).zip(&rows) {
+                chunk.copy_from_slice(&row[lane].to_le_bytes()[..E]);
             }
             if dirty >> lane & 1 == 1 {
                 self.write_poisoned(ctx, lane, location, &buffer[..bytes]);
@@ -283,8 +311,8 @@ fn decode_st(d: &mut Decoder<'_>) -> Result<Op> {
         }
     }
     access::finish_with_policy(d, 2, policy)?;
-    let element = ty.bytes().min(8) as usize;
-    Ok(Box::new(Store { space, addr, order, scope, element, sources }))
+    let parts = (space, addr, order, scope, ty);
+    by_shape!(d, sources, ty, store, parts)
 }
 
 struct StoreBulk {
