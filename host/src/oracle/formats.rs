@@ -7,8 +7,9 @@ use half::bf16;
 /// Values that share one block scale.
 pub(super) const GROUP: usize = 16;
 
-/// E2M1 magnitudes, by code (OCP MX v1.0, section 5.3.3).
-const E2M1: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+/// E2M1 values, by code (OCP MX v1.0, section 5.3.3); the second half is negative.
+const E2M1: [f64; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// E4M3FN magnitudes, by code (OCP FP8 v1.0, section 3.1); code 127 is NaN.
 #[rustfmt::skip]
@@ -33,8 +34,7 @@ const E4M3: [f64; 127] = [
 
 /// Value of the low four bits of an E2M1 code.
 pub fn e2m1(code: u8) -> f64 {
-    let magnitude = E2M1[usize::from(code & 7)];
-    if code & 8 == 0 { magnitude } else { -magnitude }
+    E2M1[usize::from(code & 15)]
 }
 
 /// Value of an E4M3FN code; NaN for 0x7F and 0xFF.
@@ -65,7 +65,7 @@ pub fn encode_e2m1(x: f32) -> u8 {
     if x.is_nan() {
         return 7;
     }
-    nearest(&E2M1, f64::from(x).abs()) | if x.is_sign_negative() { 8 } else { 0 }
+    nearest(&E2M1[..8], f64::from(x).abs()) | if x.is_sign_negative() { 8 } else { 0 }
 }
 
 /// The E4M3FN code of `x`: nearest, ties to even, saturating at 448, sign kept, NaN gives 0x7F.

@@ -53,12 +53,14 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     };
     ensure!(!layers.is_empty(), "{}: no layer has experts", args.dir.display());
     let mut report = Report::default();
-    print_row(HEADER.map(str::to_owned), "");
     for layer in layers {
         let bar = progress::bytes(&format!("layer {layer}"), checkpoint.layer_bytes(layer));
         let options = LoadOptions { progress: Some(&|bytes| bar.inc(bytes)) };
         let weights = checkpoint.load_layer(layer, &options)?;
         bar.finish_and_clear();
+        if report.outcomes.is_empty() {
+            print_row(HEADER.map(str::to_owned), "");
+        }
         let config = &weights.config;
         let tokens = args.tokens as usize;
         let mut batches = vec![Batch::activations(config, tokens, args.seed), Batch::edges(config)];
