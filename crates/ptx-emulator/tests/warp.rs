@@ -146,7 +146,8 @@ fn diverged_lanes_meet() {
     let body = "and.b32 %r2, %r0, 1; setp.eq.u32 %p0, %r2, 0; mov.u32 %r3, %r0; @%p0 bra meet;\n\
                 mul.lo.u32 %r3, %r0, 100; bra.uni late;\nlate: add.u32 %r3, %r3, 0;\nbra.uni meet;\n\
                 meet: shfl.sync.bfly.b32 %r1, %r3, 1, 0x1f, -1;";
-    let want: Vec<u32> = (0..32).map(|l: u32| if l.is_multiple_of(2) { (l + 1) * 100 } else { l - 1 }).collect();
+    let want: Vec<u32> =
+        (0..32).map(|l: u32| if l.is_multiple_of(2) { (l + 1) * 100 } else { l - 1 }).collect();
     assert_eq!(lanes(32, body), want);
     // Halves of the warp, each by its own mask, at the same instruction at the same time.
     let body = "setp.lt.u32 %p0, %r0, 16; selp.b32 %r2, 0xffff, 0xffff0000, %p0; mov.u32 %r3, 1;\n\
