@@ -1,41 +1,77 @@
-//! Every device kernel on a card, byte for byte against `nvfp4` on the host. Without the feature `cuda`, a driver or
-//! a supported card each case is *ignored*, with the reason.
+//! Every device kernel byte for byte against `nvfp4` on the host: everywhere on the PTX emulator, at small sizes, and
+//! on a card. Without the feature `cuda`, a driver or a supported card each case for the card is *ignored*, with the
+//! reason.
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use libtest_mimic::{Arguments, Completion, Trial};
-use megamoe_tests::gpu::{self, Case, Device, Ran, Unavailable};
+use kernels::launch::Arch;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use megamoe_tests::gpu::emulator::Emulator;
+use megamoe_tests::gpu::{self, Case, Device, Ran, Sizes, Unavailable};
+use ptx_emulator::machine::Schedule;
 
 type Opened = Result<Arc<dyn Device>, Unavailable>;
 
 #[cfg(feature = "cuda")]
-fn open() -> Opened {
+fn open_card() -> Opened {
     let device: Arc<dyn Device> = Arc::new(gpu::cuda::CudaDevice::open()?);
     eprintln!("on {}", device.describe());
     Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open() -> Opened {
+fn open_card() -> Opened {
     Err(Unavailable::Absent("built without the feature `cuda`".to_owned()))
+}
+
+/// The trials of `cases` on a device that the first of them opens; their names start with `prefix`.
+fn trials(
+    prefix: String,
+    cases: Vec<Case>,
+    open: impl Fn() -> Opened + Send + Sync + 'static,
+) -> impl Iterator<Item = Trial> {
+    let device: Arc<(OnceLock<Opened>, _)> = Arc::new((OnceLock::new(), open));
+    cases.into_iter().map(move |case| {
+        let device = Arc::clone(&device);
+        Trial::ignorable_test(format!("{prefix}{}", case.name), move || {
+            run(case, device.0.get_or_init(&device.1))
+        })
+    })
+}
+
+fn run(case: Case, device: &Opened) -> Result<Completion, Failed> {
+    match device {
+        Err(Unavailable::Absent(reason)) => Ok(Completion::ignored_with(reason)),
+        Err(Unavailable::Broken(reason)) => Err(reason.into()),
+        Ok(device) => match case.run(device.as_ref())? {
+            Ran { passed: 0, .. } => Ok(Completion::ignored_with("too large for the device")),
+            _ => Ok(Completion::Completed),
+        },
+    }
+}
+
+/// What runs on the emulator: everything in the default schedule, and a little in others.
+fn emulated(arch: Arch) -> impl Iterator<Item = Trial> {
+    [
+        ("", Schedule::RoundRobin, Sizes::EMULATOR),
+        ("highest-first/", Schedule::HighestWarpFirst, Sizes::FEW),
+        ("seed:1/", Schedule::Seeded(1), Sizes::FEW),
+    ]
+    .into_iter()
+    .flat_map(move |(name, schedule, sizes)| {
+        let open = move || match Emulator::new(arch, schedule) {
+            Ok(device) => Ok(Arc::new(device) as Arc<dyn Device>),
+            Err(e) => Err(Unavailable::Broken(e)),
+        };
+        trials(format!("emulator-{}/{name}", arch.name()), gpu::cases_at(&sizes), open)
+    })
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // A case uses every core for its reference.
+    // A case uses every core for its reference, and the emulator for its blocks.
     arguments.test_threads.get_or_insert(1);
-    let device: Arc<OnceLock<Opened>> = Arc::default();
-    let trial = |case: Case| {
-        let device = Arc::clone(&device);
-        Trial::ignorable_test(case.name.clone(), move || match device.get_or_init(open) {
-            Err(Unavailable::Absent(reason)) => Ok(Completion::ignored_with(reason)),
-            Err(Unavailable::Broken(reason)) => Err(reason.into()),
-            Ok(device) => match case.run(device.as_ref())? {
-                Ran { passed: 0, .. } => Ok(Completion::ignored_with("too large for the device")),
-                _ => Ok(Completion::Completed),
-            },
-        })
-    };
-    libtest_mimic::run(&arguments, gpu::cases().into_iter().map(trial).collect()).exit_code()
+    let all = Arch::ALL.into_iter().flat_map(emulated).chain(trials(String::new(), gpu::cases(), open_card));
+    libtest_mimic::run(&arguments, all.collect()).exit_code()
 }

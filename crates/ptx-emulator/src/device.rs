@@ -156,6 +156,11 @@ impl Device {
         self.memory.free(address);
     }
 
+    /// Makes an allocation read-only: a kernel that writes there is reported.
+    pub fn protect(&mut self, address: u64) {
+        self.memory.protect(address);
+    }
+
     /// Loads a module: its variables get memory, its entries can be launched.
     ///
     /// # Errors

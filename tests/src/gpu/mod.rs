@@ -11,6 +11,7 @@
 //! | [`outputs`] | the outputs that both kernels share, their reference and their comparison |
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
+//! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
 //! | `cuda` | a `Device` on a card (feature `cuda`) |
 
 use kernels::launch::{Dims, Launch};
@@ -18,6 +19,7 @@ use kernels::launch::{Dims, Launch};
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
+pub mod emulator;
 pub mod mirror;
 pub mod outputs;
 pub mod quantize;
@@ -121,21 +123,79 @@ impl Case {
     }
 }
 
-/// Every case of every kernel.
+/// Every case of every kernel, at the sizes for a card.
 pub fn cases() -> Vec<Case> {
-    let mut cases = quantize::cases();
-    cases.extend(swiglu::cases());
+    let mut cases = quantize::cases(&quantize::CARD);
+    cases.extend(swiglu::cases(&swiglu::CARD));
     cases
 }
 
-/// Row counts that both kernels are tried with.
-pub const ROWS: [usize; 7] = [1, 7, 127, 128, 129, 1000, 8192];
+/// Every case of every kernel, at other sizes.
+pub fn cases_at(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = quantize::cases(sizes);
+    cases.extend(swiglu::cases(sizes));
+    cases
+}
 
-/// Row lengths that both kernels are tried with.
-pub const K: [usize; 7] = [16, 512, 2304, 2880, 4096, 7168, 16384];
+/// The sizes that cases are tried at; the cases are the same at all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Rows of the cases of shape.
+    pub rows: &'static [usize],
+    /// Lengths of each.
+    pub k: &'static [usize],
+    /// Rows of one more case of shape, and its length.
+    pub long: Option<(usize, usize)>,
+    /// Rows of the cases of one distribution each.
+    pub data_rows: usize,
+    /// Lengths of each.
+    pub data_k: &'static [usize],
+    /// Length of the cases with [`DEVICE_ROWS`].
+    pub device_rows_k: usize,
+    /// Rows of the cases with gaps between rows.
+    pub stride_rows: usize,
+    /// Lengths with the stride of each.
+    pub stride: &'static [(usize, usize)],
+    /// Rows and length of the cases of grids and of repeated launches.
+    pub grid: (usize, usize),
+    /// Repeated launches; each must give the same bytes.
+    pub repeats: usize,
+    /// Rows and length of the case of [`ODD_CONSTANTS`].
+    pub constants: (usize, usize),
+}
 
-/// Launches per repeat test; each must give the same bytes.
-pub const REPEATS: usize = 400;
+impl Sizes {
+    /// What the emulator does in a minute.
+    pub const EMULATOR: Sizes = Sizes {
+        rows: &[1, 7, 129],
+        k: &[16, 512, 2880],
+        long: Some((3, 16384)),
+        // The fewest rows of this length that have every bf16 pattern.
+        data_rows: 86,
+        data_k: &[16, 1024],
+        device_rows_k: 48,
+        stride_rows: 9,
+        stride: &[(16, 24), (2880, 2888)],
+        grid: (130, 528),
+        repeats: 4,
+        constants: (20, 512),
+    };
+
+    /// What the emulator does in a few seconds, for more schedules.
+    pub const FEW: Sizes = Sizes {
+        rows: &[7],
+        k: &[512, 2880],
+        long: None,
+        data_rows: 9,
+        data_k: &[1024],
+        device_rows_k: 16,
+        stride_rows: 9,
+        stride: &[(16, 24)],
+        grid: (20, 528),
+        repeats: 2,
+        constants: (9, 48),
+    };
+}
 
 /// Grids that a kernel must cope with, whatever the number of rows.
 pub const GRIDS: [u32; 6] = [1, 2, 7, 299, 301, 5000];

@@ -6,7 +6,7 @@ use nvfp4::bf16;
 
 use super::data::Data;
 use super::outputs::{Outputs, Scale, parallel_rows};
-use super::{Case, Check, DEVICE_ROWS, Device, GRIDS, K, ODD_CONSTANTS, REPEATS, ROWS, Value};
+use super::{Case, Check, DEVICE_ROWS, Device, GRIDS, ODD_CONSTANTS, Sizes, Value};
 
 /// The kernel's row of the launch table.
 pub static KERNEL: &Launch = &LAUNCH;
@@ -103,8 +103,23 @@ impl Problem {
     }
 }
 
+/// The sizes for a card.
+pub const CARD: Sizes = Sizes {
+    rows: &[1, 7, 127, 128, 129, 1000, 8192],
+    k: &[16, 512, 2304, 2880, 4096, 7168, 16384],
+    long: None,
+    data_rows: 260,
+    data_k: &[16, 512, 2880, 16384],
+    device_rows_k: 2304,
+    stride_rows: 129,
+    stride: &[(16, 24), (2880, 2888), (7168, 8192)],
+    grid: (300, 2880),
+    repeats: 400,
+    constants: (260, 512),
+};
+
 /// Every case.
-pub fn cases() -> Vec<Case> {
+pub fn cases(sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut case = |name: String, fill: &dyn Fn(&mut Case)| {
         let mut case = Case::new(KERNEL, name);
@@ -114,41 +129,46 @@ pub fn cases() -> Vec<Case> {
     for scale in [Scale::Row, Scale::Constant(0.01)] {
         let s = scale.name();
         let mixed = |rows, k| Problem::new(rows, k, Data::Mixed, scale);
-        for rows in ROWS {
+        for &rows in sizes.rows {
             case(format!("shape/rows={rows}/{s}"), &|case| {
-                K.iter().for_each(|&k| mixed(rows, k).add_to(case));
+                sizes.k.iter().for_each(|&k| mixed(rows, k).add_to(case));
             });
+        }
+        if let Some((rows, k)) = sizes.long {
+            case(format!("shape/rows={rows}/k={k}/{s}"), &|case| mixed(rows, k).add_to(case));
         }
         for data in Data::PURE {
             case(format!("data/{}/{s}", data.name()), &|case| {
-                [16, 512, 2880, 16384].iter().for_each(|&k| Problem::new(260, k, data, scale).add_to(case));
+                sizes.data_k.iter().for_each(|&k| Problem::new(sizes.data_rows, k, data, scale).add_to(case));
             });
         }
         case(format!("device_rows/{s}"), &|case| {
             for (max_rows, rows) in DEVICE_ROWS {
-                Problem { max_rows, ..mixed(rows, 2304) }.add_to(case);
+                Problem { max_rows, ..mixed(rows, sizes.device_rows_k) }.add_to(case);
             }
         });
         case(format!("stride/{s}"), &|case| {
-            for (k, stride) in [(16, 24), (2880, 2888), (7168, 8192)] {
-                Problem { stride, ..mixed(129, k) }.add_to(case);
+            for &(k, stride) in sizes.stride {
+                Problem { stride, ..mixed(sizes.stride_rows, k) }.add_to(case);
             }
         });
-        let p = mixed(300, 2880);
+        let p = mixed(sizes.grid.0, sizes.grid.1);
         let elements = p.max_rows * p.k;
         case(format!("grid/{s}"), &|case| {
             case.part(p, elements, move |device| p.check_grids(device, &GRIDS, GRIDS.len()));
         });
+        let repeats = sizes.repeats;
         case(format!("repeat/{s}"), &|case| {
-            case.part(p, elements * REPEATS, move |device| {
+            case.part(p, elements * repeats, move |device| {
                 let own = p.dims(device).grid[0];
-                p.check_grids(device, &[own, own, 7, 133], REPEATS)
+                p.check_grids(device, &[own, own, 7, 133], repeats)
             });
         });
     }
     case("constants".to_owned(), &|case| {
         for constant in ODD_CONSTANTS {
-            Problem::new(260, 512, Data::Mixed, Scale::Constant(constant)).add_to(case);
+            let (rows, k) = sizes.constants;
+            Problem::new(rows, k, Data::Mixed, Scale::Constant(constant)).add_to(case);
         }
     });
     cases

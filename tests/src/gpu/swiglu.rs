@@ -6,7 +6,7 @@ use nvfp4::swiglu::{bound_scale, swiglu};
 
 use super::data::{Data, uniform};
 use super::outputs::{Outputs, Scale, parallel_rows};
-use super::{Case, Check, DEVICE_ROWS, Device, GRIDS, K, ODD_CONSTANTS, REPEATS, ROWS, Value};
+use super::{Case, Check, DEVICE_ROWS, Device, GRIDS, ODD_CONSTANTS, Sizes, Value, quantize};
 
 /// The kernel's row of the launch table.
 pub static KERNEL: &Launch = &LAUNCH;
@@ -152,8 +152,16 @@ fn constant(limit: f32) -> Scale {
     Scale::Constant(if limit.is_finite() { bound_scale(limit) } else { 0.01 })
 }
 
+/// The sizes for a card.
+pub const CARD: Sizes = Sizes {
+    data_k: &[16, 512, 3072],
+    stride: &[(16, 20), (2880, 2884), (3072, 6144)],
+    grid: (300, 2304),
+    ..quantize::CARD
+};
+
 /// Every case.
-pub fn cases() -> Vec<Case> {
+pub fn cases(sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut case = |name: String, fill: &dyn Fn(&mut Case)| {
         let mut case = Case::new(KERNEL, name);
@@ -163,13 +171,21 @@ pub fn cases() -> Vec<Case> {
     for limit in LIMITS {
         for scale in [Scale::Row, constant(limit)] {
             let s = format!("limit={limit}/{}", scale.name());
-            for rows in ROWS {
+            for &rows in sizes.rows {
                 // The largest inputs, a gigabyte of them, once per scale.
                 if rows <= 1000 || limit == 10.0 {
                     case(format!("shape/rows={rows}/{s}"), &|case| {
-                        K.iter().for_each(|&i| Problem::new(rows, i, Data::Mixed, scale, limit).add_to(case));
+                        sizes
+                            .k
+                            .iter()
+                            .for_each(|&i| Problem::new(rows, i, Data::Mixed, scale, limit).add_to(case));
                     });
                 }
+            }
+            if let Some((rows, i)) = sizes.long {
+                case(format!("shape/rows={rows}/k={i}/{s}"), &|case| {
+                    Problem::new(rows, i, Data::Mixed, scale, limit).add_to(case);
+                });
             }
         }
     }
@@ -177,9 +193,10 @@ pub fn cases() -> Vec<Case> {
         case(format!("data/{}", data.name()), &|case| {
             for limit in LIMITS {
                 for scale in [Scale::Row, constant(limit)] {
-                    [16, 512, 3072]
+                    sizes
+                        .data_k
                         .iter()
-                        .for_each(|&i| Problem::new(260, i, data, scale, limit).add_to(case));
+                        .for_each(|&i| Problem::new(sizes.data_rows, i, data, scale, limit).add_to(case));
                 }
             }
         });
@@ -190,29 +207,31 @@ pub fn cases() -> Vec<Case> {
         let mixed = |rows, i| Problem::new(rows, i, Data::Mixed, scale, limit);
         case(format!("device_rows/{s}"), &|case| {
             for (max_rows, rows) in DEVICE_ROWS {
-                Problem { max_rows, ..mixed(rows, 2304) }.add_to(case);
+                Problem { max_rows, ..mixed(rows, sizes.device_rows_k) }.add_to(case);
             }
         });
         case(format!("stride/{s}"), &|case| {
-            for (i, stride) in [(16, 20), (2880, 2884), (3072, 6144)] {
-                Problem { stride, ..mixed(129, i) }.add_to(case);
+            for &(i, stride) in sizes.stride {
+                Problem { stride, ..mixed(sizes.stride_rows, i) }.add_to(case);
             }
         });
-        let p = mixed(300, 2304);
+        let p = mixed(sizes.grid.0, sizes.grid.1);
         let elements = 2 * p.max_rows * p.i;
         case(format!("grid/{s}"), &|case| {
             case.part(p, elements, move |device| p.check_grids(device, &GRIDS, GRIDS.len()));
         });
+        let repeats = sizes.repeats;
         case(format!("repeat/{s}"), &|case| {
-            case.part(p, elements * REPEATS, move |device| {
+            case.part(p, elements * repeats, move |device| {
                 let own = p.dims(device).grid[0];
-                p.check_grids(device, &[own, own, 7, 133], REPEATS)
+                p.check_grids(device, &[own, own, 7, 133], repeats)
             });
         });
     }
     case("constants".to_owned(), &|case| {
         for constant in ODD_CONSTANTS {
-            Problem::new(260, 512, Data::Mixed, Scale::Constant(constant), limit).add_to(case);
+            let (rows, k) = sizes.constants;
+            Problem::new(rows, k, Data::Mixed, Scale::Constant(constant), limit).add_to(case);
         }
     });
     cases
