@@ -22,7 +22,7 @@ fn convert(from: Format, to: Format, mode: Rounding, x: u64) -> u64 {
 }
 
 fn all_16() -> Vec<[u64; 3]> {
-    (0..0x1_0000u64).map(|h| [h, h << 16 | 0xffff - h, h.wrapping_mul(0x9e37_79b9)]).collect()
+    (0..0x1_0000u64).map(|h| [h, (h << 16) | (0xffff - h), h.wrapping_mul(0x9e37_79b9)]).collect()
 }
 
 /// Register operand of a width.
@@ -109,7 +109,8 @@ fn floats_to_integers() {
     {
         all.push([u64::from(h.to_bits()), 0, 0]);
     }
-    let round: [(&str, fn(f64) -> f64); 4] =
+    type Round = fn(f64) -> f64;
+    let round: [(&str, Round); 4] =
         [("rni", f64::round_ties_even), ("rzi", f64::trunc), ("rmi", f64::floor), ("rpi", f64::ceil)];
     for (mode, r) in round {
         for (to, bits, signed) in [
@@ -162,7 +163,7 @@ fn every_16_bit_float() {
         });
         check(&format!("cvt.rzi.s16.{ty} %d16, %a16;"), Out::B16, &all, |[a, ..]| {
             let x = f(convert(format, F32, Rounding::Nearest, a));
-            x as i16 as u16 as u64
+            u64::from(x as i16 as u16)
         });
     }
     check("cvt.rn.bf16.f16 %d16, %a16;", Out::B16, &all, |[a, ..]| convert(F16, BF16, Rounding::Nearest, a));
@@ -302,7 +303,7 @@ fn scales_of_powers_of_two() {
             code(up, f(a)) << 8 | code(up, f(b))
         });
     }
-    let small: Vec<_> = (0..256u64).map(|c| [c << 8 | 255 - c, 0, 0]).collect();
+    let small: Vec<_> = (0..256u64).map(|c| [(c << 8) | (255 - c), 0, 0]).collect();
     check_for("sm_100a", "cvt.rn.bf16x2.ue8m0x2 %d32, %a16;", Out::B32, &small, |[a, ..]| {
         let wide = |c: u64| match c {
             0 => 0x40,

@@ -82,7 +82,7 @@ fn saturating() {
     let (low, high) = s32.limits();
     s32.check("add.sat", 2, |[a, b, _]| (a + b).clamp(low, high));
     s32.check("sub.sat", 2, |[a, b, _]| (a - b).clamp(low, high));
-    s32.check("mad.hi.sat", 3, |[a, b, c]| ((a * b >> 32) + c).clamp(low, high));
+    s32.check("mad.hi.sat", 3, |[a, b, c]| (((a * b) >> 32) + c).clamp(low, high));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn products() {
         t.check("mad.lo", 3, |[a, b, c]| a.wrapping_mul(b).wrapping_add(c));
         // A product of two u64 does not fit i128.
         let high = |a: i128, b: i128| {
-            if t.signed { a * b >> t.bits } else { (a as u128 * b as u128 >> t.bits) as i128 }
+            if t.signed { (a * b) >> t.bits } else { ((a as u128 * b as u128) >> t.bits) as i128 }
         };
         t.check("mul.hi", 2, |[a, b, _]| high(a, b));
         t.check("mad.hi", 3, |[a, b, c]| high(a, b) + c);
@@ -121,14 +121,14 @@ fn twenty_four_bits() {
             if t.signed && cut & 0x80_0000 != 0 { cut - (1 << 24) } else { cut }
         };
         t.check("mul24.lo", 2, |[a, b, _]| low(a) * low(b));
-        t.check("mul24.hi", 2, |[a, b, _]| low(a) * low(b) >> 16);
+        t.check("mul24.hi", 2, |[a, b, _]| (low(a) * low(b)) >> 16);
         t.check("mad24.lo", 3, |[a, b, c]| low(a) * low(b) + c);
-        t.check("mad24.hi", 3, |[a, b, c]| (low(a) * low(b) >> 16) + c);
+        t.check("mad24.hi", 3, |[a, b, c]| ((low(a) * low(b)) >> 16) + c);
     }
     let (min, max) = INTS[3].limits();
     INTS[3].check("mad24.hi.sat", 3, |[a, b, c]| {
         let low = |x: i128| (x << 104) >> 104;
-        ((low(a) * low(b) << 80 >> 96) + c).clamp(min, max)
+        (((low(a) * low(b)) << 80 >> 96) + c).clamp(min, max)
     });
 }
 

@@ -46,7 +46,7 @@ fn extension_to_wider_registers() {
     );
     for lane in 0..32 {
         let b = bytes[lane];
-        let sign = b as i8 as i32;
+        let sign = i32::from(b as i8);
         assert_eq!(got[4 * lane..4 * lane + 4], [sign as u32, b.into(), b.into(), (sign >> 31) as u32]);
     }
 }
