@@ -5,7 +5,7 @@ use super::global::{GlobalMemory, MemoryError};
 use super::launch::Environment;
 use super::warp::Warp;
 use super::{LANES, window};
-use crate::check::{Access, Checks, Class, Finding, Origin, Place};
+use crate::check::{Access, Checks, Class, Finding, Origin, OriginKind, Place};
 use crate::decode::{Addr, Special, Src};
 use crate::program::{Inst, Program, Reg};
 
@@ -190,6 +190,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// Writes results to the executing lanes of `dst`, with the poison of the sources they were computed from.
+    #[inline]
     pub fn write_row(&mut self, dst: Reg, sources: &[Src], values: &[u64; LANES]) {
         let mut dirty = self.dirty_lanes(sources);
         if dirty == 0 {
@@ -272,10 +273,13 @@ impl<'a> Ctx<'a> {
 
     /// Adds a finding that poison reached something that matters.
     pub fn report_poison(&mut self, origin: Origin, lane: usize, reached: &str) {
+        let Some((kind, pc)) = origin.parts() else { return };
+        if kind == OriginKind::InFlight {
+            return self.report_in_flight(pc, lane, reached);
+        }
         if !self.checks().uninitialised {
             return;
         }
-        let Some((kind, pc)) = origin.parts() else { return };
         let cta = self.cluster.ctas[self.cta].linear;
         let earlier = (pc as usize) < self.program().code.len() && origin != Origin::UNWRITTEN_REGISTER;
         let earlier = earlier.then(|| Access {
@@ -288,6 +292,18 @@ impl<'a> Ctx<'a> {
         };
         let message = format!("uninitialised data reached {reached}{source}");
         self.finding(Class::Uninitialised, lane, message, earlier);
+    }
+
+    /// Reports an accumulator of the wgmma at `pc` that was read before a wait covered it.
+    fn report_in_flight(&mut self, pc: u32, lane: usize, reached: &str) {
+        if !self.checks().wgmma {
+            return;
+        }
+        let place = self.env.place(pc, self.cluster.ctas[self.cta].linear, self.thread(lane));
+        let earlier = Access { place, what: "write in flight".to_owned() };
+        let message =
+            format!("an accumulator reached {reached} before a wgmma.wait_group that covers its wgmma");
+        self.finding(Class::Wgmma, lane, message, Some(earlier));
     }
 
     fn special(&self, special: Special, lane: usize) -> u64 {

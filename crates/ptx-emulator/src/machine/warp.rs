@@ -129,7 +129,7 @@ impl Warp {
 
     /// Lanes that have not exited.
     pub fn alive(&self) -> u32 {
-        self.lanes(|s| s != LaneState::Exited)
+        self.lanes(|s| !matches!(s, LaneState::Exited))
     }
 
     /// Lanes whose state satisfies `f`.
@@ -149,6 +149,11 @@ impl Warp {
         let at = reg as usize * LANES;
         // The slice has exactly LANES elements by construction.
         self.values[at..at + LANES].try_into().unwrap_or(&[0; LANES])
+    }
+
+    /// Values of all registers, `reg * 32 + lane`.
+    pub fn values(&self) -> &[u64] {
+        &self.values
     }
 
     /// Writes a register in a lane with its shadow.

@@ -98,7 +98,7 @@ impl AsyncOp for Loading {
     fn complete(self: Box<Self>, ctx: &mut AsyncCtx<'_>) {
         let mut image = Image::new(self.bytes as usize);
         let range = Range::Global { address: self.address, bytes: self.bytes };
-        hooks::async_access(ctx.cluster, self.id, range, Kind::Read);
+        hooks::async_access(ctx.env, ctx.cluster, self.id, range, Kind::Read);
         if let Err(e) = ctx.env.global.read_flags(self.address, &mut image.bytes, &mut image.init) {
             add(ctx.cluster, class_of(e), self.place.clone(), format!("source: {e}"));
         }

@@ -11,7 +11,7 @@ use super::mbarrier::complete_tx;
 use super::sync_state::{add, check_alive};
 use super::tensor_map::Swizzle;
 use crate::check::{Access, Class, Place};
-use crate::machine::{AsyncCtx, AsyncOp, Cluster, Ctx, MemoryError, QueueKey};
+use crate::machine::{AsyncCtx, AsyncOp, Cluster, Ctx, Environment, MemoryError, QueueKey};
 use crate::types::Ty;
 
 /// Rows of bytes in shared memory.
@@ -172,7 +172,7 @@ impl Destination {
             match check_alive(ctx.cluster, cta) {
                 Ok(()) => {
                     let range = Range::Shared { cta, offset: self.offset, bytes: bytes as u32 };
-                    hooks::async_access(ctx.cluster, id, range, kind);
+                    hooks::async_access(ctx.env, ctx.cluster, id, range, kind);
                     let shared = &mut ctx.cluster.ctas[cta as usize].shared;
                     if let Some((to, init)) = shared.range_mut(self.offset, bytes) {
                         layout.pieces(self.offset, |from, at, n| {
@@ -208,6 +208,7 @@ fn check_barriers(cluster: &mut Cluster, place: &Place, cta: u32, offset: u32, b
 
 /// Reads a source in shared memory.
 pub(super) fn gather(
+    env: &Environment<'_>,
     cluster: &mut Cluster,
     place: &Place,
     id: AsyncId,
@@ -220,7 +221,7 @@ pub(super) fn gather(
     }
     let bytes = layout.footprint();
     let range = Range::Shared { cta, offset, bytes: bytes as u32 };
-    hooks::async_access(cluster, id, range, Kind::Read);
+    hooks::async_access(env, cluster, id, range, Kind::Read);
     let shared = &cluster.ctas[cta as usize].shared;
     let Some((from, init)) = shared.range(offset, bytes) else {
         let message =
@@ -271,7 +272,8 @@ pub(super) struct Store {
 impl AsyncOp for Store {
     fn complete(self: Box<Self>, ctx: &mut AsyncCtx<'_>) {
         let this = *self;
-        let image = gather(ctx.cluster, &this.place, this.id, this.group.cta, this.offset, &this.layout);
+        let image =
+            gather(ctx.env, ctx.cluster, &this.place, this.id, this.group.cta, this.offset, &this.layout);
         hooks::async_complete(ctx.cluster, this.id, groups::object(this.group, true));
         groups::read_done(ctx.cluster, this.group);
         let Some(image) = image else {
@@ -302,7 +304,7 @@ impl AsyncOp for Write {
             let (bytes, init) = (&image.bytes[at..at + n], &image.init[at..at + n]);
             let range = Range::Global { address, bytes: n as u32 };
             let kind = if matches!(store.effect, Effect::Reduce(..)) { Kind::Atomic } else { Kind::Write };
-            hooks::async_access(ctx.cluster, store.id, range, kind);
+            hooks::async_access(ctx.env, ctx.cluster, store.id, range, kind);
             let result = match store.effect {
                 Effect::Store => {
                     poison = poison
@@ -398,7 +400,9 @@ impl AsyncOp for Peer {
     fn complete(self: Box<Self>, ctx: &mut AsyncCtx<'_>) {
         let layout = Layout::flat(self.bytes as usize);
         let (cta, offset) = self.source;
-        let Some(mut image) = gather(ctx.cluster, &self.place, self.id, cta, offset, &layout) else { return };
+        let Some(mut image) = gather(ctx.env, ctx.cluster, &self.place, self.id, cta, offset, &layout) else {
+            return;
+        };
         if let (Some((op, ty)), Some(&(target, _))) = (self.reduce, self.to.targets.first()) {
             let owner = ctx.cluster.ctas.get(target as usize);
             if let Some((old, init)) = owner.and_then(|o| o.shared.range(self.to.offset, self.bytes as usize))

@@ -128,7 +128,7 @@ impl AsyncOp for Copies {
             let read = copy.read as usize;
             if read > 0 {
                 let range = Range::Global { address: copy.src, bytes: copy.read };
-                hooks::async_access(ctx.cluster, copy.id, range, Kind::Read);
+                hooks::async_access(ctx.env, ctx.cluster, copy.id, range, Kind::Read);
                 if let Err(e) = ctx.env.global.read_flags(copy.src, &mut data[..read], &mut init[..read]) {
                     let class = super::bulk_transfer::class_of(e);
                     add(ctx.cluster, class, place(), format!("cp.async source: {e}"));
@@ -136,7 +136,7 @@ impl AsyncOp for Copies {
                 }
             }
             let range = Range::Shared { cta: self.cta, offset: copy.dst, bytes: self.bytes };
-            hooks::async_access(ctx.cluster, copy.id, range, Kind::Write);
+            hooks::async_access(ctx.env, ctx.cluster, copy.id, range, Kind::Write);
             let n = self.bytes as usize;
             if let Some((bytes, flags)) = ctx.cluster.ctas[self.cta as usize].shared.range_mut(copy.dst, n) {
                 bytes.copy_from_slice(&data[..n]);

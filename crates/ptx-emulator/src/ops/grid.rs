@@ -104,7 +104,7 @@ impl AsyncOp for Cancel {
     fn complete(self: Box<Self>, ctx: &mut AsyncCtx<'_>) {
         for &cta in &self.ctas {
             let range = Range::Shared { cta, offset: self.offset, bytes: RESPONSE };
-            hooks::async_access(ctx.cluster, self.id, range, Kind::Write);
+            hooks::async_access(ctx.env, ctx.cluster, self.id, range, Kind::Write);
             let owner = ctx.cluster.ctas.get_mut(cta as usize);
             let written = owner.is_some_and(|o| o.shared.set(self.offset, &[0; RESPONSE as usize], true));
             if !written {

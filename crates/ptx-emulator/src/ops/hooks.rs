@@ -18,7 +18,7 @@
 use super::sync_state::{self, add};
 use crate::check::race::{Conflict, Who};
 use crate::check::{Access, Class, Finding, Place};
-use crate::machine::{Cluster, Ctx, Location};
+use crate::machine::{Cluster, Ctx, Environment, Location};
 
 /// Scope of a synchronising operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -229,7 +229,7 @@ fn track(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind) {
     let (thread, pc) = (number(ctx, lane), ctx.pc);
     if let Some(conflict) = ctx.cluster.state.races.thread_access(thread, pc, range, kind) {
         let place = ctx.place(lane);
-        report(ctx.cluster, Some(ctx.env), place, "", range, conflict);
+        report(ctx.cluster, ctx.env, place, "", range, conflict);
     }
 }
 
@@ -241,7 +241,7 @@ fn number(ctx: &Ctx<'_>, lane: usize) -> u32 {
 
 fn report(
     cluster: &mut Cluster,
-    env: Option<&crate::machine::Environment<'_>>,
+    env: &Environment<'_>,
     place: Place,
     what: &str,
     range: Range,
@@ -262,7 +262,7 @@ fn report(
         Who::Thread(thread, pc) => {
             let per_cta = cluster.state.threads_per_cta.max(1);
             let cta = cluster.ctas.get((thread / per_cta) as usize).map_or(0, |c| c.linear);
-            (env.map(|e| e.place(pc, cta, thread % per_cta)).unwrap_or_default(), String::new())
+            (env.place(pc, cta, thread % per_cta), String::new())
         }
         Who::Operation(name, place) => (place, format!(" by {name}")),
     };
@@ -340,14 +340,14 @@ pub fn async_issue(ctx: &mut Ctx<'_>, lane: usize, proxy: Proxy, what: &'static 
 
 /// An asynchronous operation touches memory. To be called when it does (on completion), in any order.
 #[inline]
-pub fn async_access(cluster: &mut Cluster, id: AsyncId, range: Range, kind: Kind) {
+pub fn async_access(env: &Environment<'_>, cluster: &mut Cluster, id: AsyncId, range: Range, kind: Kind) {
     if id == AsyncId::NONE {
         return;
     }
     if let Some(conflict) = cluster.state.races.operation_access(id.0, range, kind) {
         let (what, place) =
             cluster.state.races.operation(id.0).map_or(("", Place::default()), |(w, p)| (w, p.clone()));
-        report(cluster, None, place, what, range, conflict);
+        report(cluster, env, place, what, range, conflict);
     }
 }
 

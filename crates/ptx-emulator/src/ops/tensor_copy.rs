@@ -62,7 +62,7 @@ impl Box5 {
         if let Location::Global(address) = at {
             let id = hooks::async_issue(ctx, lane, Proxy::TensorMap, "tensor map fetch");
             let range = Range::Global { address, bytes: tensor_map::BYTES as u32 };
-            hooks::async_access(ctx.cluster, id, range, Kind::Read);
+            hooks::async_access(ctx.env, ctx.cluster, id, range, Kind::Read);
         }
         // 64 bytes at a time, as `Ctx::read` wants them.
         let mut bytes = [0; tensor_map::BYTES];
@@ -253,6 +253,7 @@ impl AsyncOp for Loading {
             init.fill(true);
             if let Some((address, at, n)) = place {
                 hooks::async_access(
+                    ctx.env,
                     ctx.cluster,
                     self.id,
                     Range::Global { address, bytes: n as u32 },

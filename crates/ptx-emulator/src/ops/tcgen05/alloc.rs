@@ -96,7 +96,7 @@ impl Execute for Dealloc {
         // A dealloc conflicts with every access to the columns: it is a write of all of them.
         let id = hooks::async_issue(ctx, lane, Proxy::Generic, "tcgen05.dealloc");
         let range = Range::Tensor { cta: rank, lane: 0, lanes: 128, column, columns };
-        hooks::async_access(ctx.cluster, id, range, Kind::Write);
+        hooks::async_access(ctx.env, ctx.cluster, id, range, Kind::Write);
         if address >> 16 != 0 || !ctx.cluster.state.tcgen05.memory(rank).free(column, columns) {
             let message = format!("no allocation of {columns} columns at {address:#010x}");
             ctx.finding(Class::TensorAlloc, lane, message, None);

@@ -140,11 +140,17 @@ impl AsyncOp for Pending {
                 }
             };
             for (offset, bytes) in touched {
-                hooks::async_access(ctx.cluster, self.race, Range::Shared { cta, offset, bytes }, Kind::Read);
+                hooks::async_access(
+                    ctx.env,
+                    ctx.cluster,
+                    self.race,
+                    Range::Shared { cta, offset, bytes },
+                    Kind::Read,
+                );
             }
             let written =
                 Range::Tensor { cta, lane: 0, lanes: 128, column: self.column, columns: columns as u32 };
-            hooks::async_access(ctx.cluster, self.race, written, Kind::Write);
+            hooks::async_access(ctx.env, ctx.cluster, self.race, written, Kind::Write);
             let memory = ctx.cluster.state.tcgen05.memory(cta);
             for row in 0..rows {
                 let (half, within) = (row / (rows / 2), row % (rows / 2));

@@ -88,7 +88,7 @@ impl Access {
                 column: at as u32,
                 columns: columns as u32,
             };
-            hooks::async_access(ctx.cluster, id, range, kind);
+            hooks::async_access(ctx.env, ctx.cluster, id, range, kind);
             for l in ctx.lanes() {
                 let object = own_group(ctx, l, group);
                 hooks::async_complete(ctx.cluster, id, object);

@@ -1,7 +1,7 @@
 //! Execution of the wgmma family.
 
 use super::state::{InFlight, Key, Partial, Warpgroup};
-use crate::check::{Class, Origin, OriginKind, Place};
+use crate::check::{Access, Class, Origin, OriginKind, Place};
 use crate::decode::{Execute, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, LANES, QueueKey, Wait};
 use crate::numerics::aligned_sum::Unit;
@@ -71,6 +71,7 @@ impl Execute for MmaAsync {
             ctx.get(self.b, 0),
         );
         self.check_operands(ctx, accumulate);
+        self.check_registers(ctx, key, slot);
         let a = match &self.a {
             OperandA::Registers(regs) => regs.iter().map(|&r| ctx.row(r).map(|v| v as u32)).collect(),
             OperandA::Descriptor(_) => Vec::new(),
@@ -83,14 +84,12 @@ impl Execute for MmaAsync {
             }
         }
         let a_regs = match &self.a {
-            OperandA::Registers(regs) => {
-                regs.iter().filter_map(|s| if let Src::Reg(r) = s { Some(*r) } else { None }).collect()
-            }
+            OperandA::Registers(regs) => registers(regs).map(|r| (r, *ctx.warp.row(r))).collect(),
             OperandA::Descriptor(_) => Vec::new(),
         };
         let group = warpgroup(ctx, key);
         let commit = group.warps[slot].commits;
-        group.warps[slot].in_flight.push(InFlight { group: commit, d: self.dst.clone(), a: a_regs });
+        group.warps[slot].in_flight.push(InFlight { group: commit, d: self.dst.clone(), a: a_regs, pc });
         // A warp may run ahead of the others by several instructions.
         let at = (group.warps[slot].issued - group.gathered) as usize;
         group.warps[slot].issued += 1;
@@ -161,6 +160,42 @@ impl MmaAsync {
     }
 }
 
+/// The registers among sources.
+fn registers(sources: &[Src]) -> impl Iterator<Item = Reg> {
+    sources.iter().filter_map(|s| if let Src::Reg(r) = s { Some(*r) } else { None })
+}
+
+impl MmaAsync {
+    /// Register operands must not have been written since the last `wgmma.fence`, except by wgmma itself.
+    fn check_registers(&self, ctx: &mut Ctx<'_>, key: Key, slot: usize) {
+        if !ctx.checks().wgmma {
+            return;
+        }
+        let state = std::mem::take(&mut warpgroup(ctx, key).warps[slot]);
+        let a: Vec<Reg> = match &self.a {
+            OperandA::Registers(regs) => registers(regs).collect(),
+            OperandA::Descriptor(_) => Vec::new(),
+        };
+        let in_flight = |r, l| matches!(ctx.warp.origin(r, l).parts(), Some((OriginKind::InFlight, _)));
+        let overwritten =
+            self.dst.iter().any(|&r| state.owns(r) && (0..LANES).any(|lane| !in_flight(r, lane)));
+        let free = self.dst.iter().copied().filter(|&r| !state.owns(r));
+        let unfenced = free.chain(a).any(|r| state.unfenced(r, ctx.warp.row(r)));
+        let fenced = state.fenced.is_some();
+        warpgroup(ctx, key).warps[slot] = state;
+        if overwritten {
+            let message = "an accumulator in flight was written by another instruction".to_owned();
+            ctx.finding(Class::Wgmma, 0, message, None);
+        }
+        if !fenced {
+            ctx.finding(Class::Wgmma, 0, "no wgmma.fence before the first wgmma".to_owned(), None);
+        } else if unfenced {
+            let message = "a register operand was written since the last wgmma.fence".to_owned();
+            ctx.finding(Class::Wgmma, 0, message, None);
+        }
+    }
+}
+
 /// An issued wgmma.
 struct Pending {
     id: AsyncId,
@@ -185,7 +220,7 @@ impl Pending {
         });
         for (offset, bytes) in touched {
             let range = Range::Shared { cta: self.key.0, offset, bytes };
-            hooks::async_access(ctx.cluster, self.id, range, Kind::Read);
+            hooks::async_access(ctx.env, ctx.cluster, self.id, range, Kind::Read);
         }
         match fetched {
             Ok(init) => {
@@ -277,7 +312,8 @@ impl AsyncOp for Pending {
     }
 }
 
-/// `wgmma.fence`: orders register accesses; here a marker, since values move in program order.
+/// `wgmma.fence`: orders register accesses. Values move in program order here; what registers hold is noted, so that
+/// a later wgmma can tell whether they have been written since.
 pub(super) struct Fence;
 
 impl Execute for Fence {
@@ -285,7 +321,15 @@ impl Execute for Fence {
         true
     }
 
-    fn execute(&self, _: &mut Ctx<'_>) -> Flow {
+    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
+        if ctx.checks().wgmma {
+            let (key, slot) = key(ctx);
+            let fenced = warpgroup(ctx, key).warps[slot].fenced.take();
+            let mut values = fenced.unwrap_or_default();
+            values.clear();
+            values.extend_from_slice(ctx.warp.values());
+            warpgroup(ctx, key).warps[slot].fenced = Some(values);
+        }
         Flow::Next
     }
 }
@@ -335,15 +379,41 @@ impl Execute for WaitGroup {
                 hooks::thread_acquire(ctx, lane, group_object(key, group), Scope::Cta);
             }
         }
-        for reg in done.iter().flat_map(|f| &f.d) {
-            if still.iter().any(|f| f.d.contains(reg)) {
-                continue;
-            }
+        let mut regs: Vec<Reg> = done.iter().flat_map(|f| &f.d).copied().collect();
+        regs.sort_unstable();
+        regs.dedup();
+        regs.retain(|reg| !still.iter().any(|f| f.d.contains(reg)));
+        let mut overwritten = false;
+        for &reg in &regs {
             for lane in 0..LANES {
-                if matches!(ctx.warp.origin(*reg, lane).parts(), Some((OriginKind::InFlight, _))) {
-                    let value = ctx.warp.get(*reg, lane);
-                    ctx.warp.set(*reg, lane, value, Origin::CLEAN);
+                if matches!(ctx.warp.origin(reg, lane).parts(), Some((OriginKind::InFlight, _))) {
+                    let value = ctx.warp.get(reg, lane);
+                    ctx.warp.set(reg, lane, value, Origin::CLEAN);
+                } else {
+                    overwritten = true;
                 }
+            }
+        }
+        if !ctx.checks().wgmma {
+            return Flow::Next;
+        }
+        let rows: Vec<[u64; LANES]> = regs.iter().map(|&reg| *ctx.warp.row(reg)).collect();
+        if let Some(values) = &mut warpgroup(ctx, key).warps[slot].fenced {
+            for (&reg, row) in regs.iter().zip(&rows) {
+                let at = reg as usize * LANES;
+                values[at..at + LANES].copy_from_slice(row);
+            }
+        }
+        if overwritten {
+            let message = "an accumulator was written by another instruction before this wait".to_owned();
+            ctx.finding(Class::Wgmma, 0, message, None);
+        }
+        for f in &done {
+            if f.a.iter().any(|(reg, row)| ctx.warp.row(*reg) != row) {
+                let place = ctx.env.place(f.pc, ctx.cluster.ctas[ctx.cta].linear, ctx.thread(0));
+                let message = "a register operand A was written before a wait for its wgmma".to_owned();
+                let earlier = Access { place, what: "read in flight".to_owned() };
+                ctx.finding(Class::Wgmma, 0, message, Some(earlier));
             }
         }
         Flow::Next

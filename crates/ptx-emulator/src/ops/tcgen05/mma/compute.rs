@@ -45,7 +45,13 @@ impl Pending {
             .and_then(|d| d.fetch(shared, rows, K_BYTES, element, &mut data, |o, n| touched.push((o, n))))
             .map_err(|why| Fault(Class::Descriptor, why))?;
         for (offset, bytes) in touched {
-            hooks::async_access(ctx.cluster, self.race, Range::Shared { cta, offset, bytes }, Kind::Read);
+            hooks::async_access(
+                ctx.env,
+                ctx.cluster,
+                self.race,
+                Range::Shared { cta, offset, bytes },
+                Kind::Read,
+            );
         }
         if !init && ctx.env.checks.uninitialised {
             let message = "tcgen05.mma read uninitialised shared memory".to_owned();
@@ -57,7 +63,7 @@ impl Pending {
     /// Rows of A from tensor memory: row m on lane m, lower k in lower bits.
     fn tensor(&self, ctx: &mut AsyncCtx<'_>, cta: u32, column: u32, rows: usize) -> Vec<u8> {
         let range = Range::Tensor { cta, lane: 0, lanes: rows as u32, column, columns: 8 };
-        hooks::async_access(ctx.cluster, self.race, range, Kind::Read);
+        hooks::async_access(ctx.env, ctx.cluster, self.race, range, Kind::Read);
         let memory = ctx.cluster.state.tcgen05.memory(cta);
         let mut data = vec![0; rows * K_BYTES];
         let mut all_init = true;
@@ -87,7 +93,7 @@ impl Pending {
     ) -> Result<Vec<[u8; 4]>> {
         let columns = rows.div_ceil(32) as u32;
         let range = Range::Tensor { cta, lane: 0, lanes: 128, column, columns };
-        hooks::async_access(ctx.cluster, self.race, range, Kind::Read);
+        hooks::async_access(ctx.env, ctx.cluster, self.race, range, Kind::Read);
         let memory = ctx.cluster.state.tcgen05.memory(cta);
         let (mut cells, mut all_init) = (Vec::with_capacity(rows), true);
         for row in 0..rows {
@@ -160,7 +166,7 @@ impl Pending {
         Ok([sa, sb])
     }
 
-    /// CTA index, lane and column of D[m][n].
+    /// CTA index, lane and column of `D[m][n]`.
     fn place_of(&self, m: usize, n: usize) -> (usize, usize, usize) {
         let d = (self.d & 0xffff) as usize;
         match (self.group, self.idesc.m) {
@@ -179,7 +185,7 @@ impl Pending {
             if self.group == 2 && self.idesc.m == 128 { self.idesc.n / 2 } else { self.idesc.n } as u32;
         for &cta in &self.ctas {
             let range = Range::Tensor { cta, lane: 0, lanes: 128, column: self.d & 0xffff, columns };
-            hooks::async_access(ctx.cluster, self.race, range, Kind::Write);
+            hooks::async_access(ctx.env, ctx.cluster, self.race, range, Kind::Write);
         }
         let mut poisoned = false;
         for m in 0..self.idesc.m {
@@ -285,7 +291,7 @@ impl<'a> Products<'a> {
         }
     }
 
-    /// D[m][n] for the addend `c`.
+    /// `D[m][n]` for the addend `c`.
     fn element(&self, m: usize, n: usize, c: u32) -> u32 {
         match self {
             Products::Four { a, b, precision: Precision::Hardware, .. } => nvfp4_mma::dot(&a[m], &b[n], c),
