@@ -337,7 +337,7 @@ impl Runner {
         let mut out = Vec::new();
         for (c, cta) in self.cluster.ctas.iter().enumerate() {
             for (w, warp) in cta.warps.iter().enumerate() {
-                if warp.lanes(|s| s == LaneState::Ready) != 0 {
+                if warp.lanes(|s| matches!(s, LaneState::Ready)) != 0 {
                     out.push((c, w));
                 }
             }

@@ -75,27 +75,21 @@ impl Atomic {
         access::release(ctx, lane, location, self.order, self.scope);
         let (mut data, mut new) = ([0u8; 32], [0u8; 32]);
         let is_global = matches!(location, Location::Global(_));
-        let global = ctx.global();
-        let initialised;
-        {
-            // Clusters on other host threads must not come between.
-            let _guard = is_global.then(|| global.lock());
-            initialised = ctx.read(location, lane, &mut data[..bytes])?;
-            for i in 0..self.count {
-                let at = i * unit;
-                let mut word = [0; 16];
-                word[..unit].copy_from_slice(&data[at..at + unit]);
-                let value = self.new_value(ctx, lane, i, u128::from_le_bytes(word), is_global);
-                new[at..at + unit].copy_from_slice(&value.to_le_bytes()[..unit]);
-            }
-            let old_matters = self.operation != Operation::Exchange;
-            let poison = ctx.origin_of(&self.b, lane).or(ctx.origin_of(&self.c, lane));
-            let clean = poison.is_clean() && (initialised || !old_matters);
-            ctx.write(location, lane, &new[..bytes], clean)?;
-            if !clean && is_global {
-                let read = Origin::new(OriginKind::Global, ctx.pc);
-                ctx.report_poison(poison.or(read), lane, "global memory");
-            }
+        let initialised = ctx.read(location, lane, &mut data[..bytes])?;
+        for i in 0..self.count {
+            let at = i * unit;
+            let mut word = [0; 16];
+            word[..unit].copy_from_slice(&data[at..at + unit]);
+            let value = self.new_value(ctx, lane, i, u128::from_le_bytes(word), is_global);
+            new[at..at + unit].copy_from_slice(&value.to_le_bytes()[..unit]);
+        }
+        let old_matters = self.operation != Operation::Exchange;
+        let poison = ctx.origin_of(&self.b, lane).or(ctx.origin_of(&self.c, lane));
+        let clean = poison.is_clean() && (initialised || !old_matters);
+        ctx.write(location, lane, &new[..bytes], clean)?;
+        if !clean && is_global {
+            let read = Origin::new(OriginKind::Global, ctx.pc);
+            ctx.report_poison(poison.or(read), lane, "global memory");
         }
         access::acquire(ctx, lane, location, self.order, self.scope);
         let per_row = unit.min(8);
@@ -114,6 +108,10 @@ impl Execute for Atomic {
         let addresses = access::addresses(ctx, self.addr);
         let mut rows = [[0u64; LANES]; 8];
         let mut origins = [Origin::CLEAN; LANES];
+        // Clusters on other host threads must not come between.
+        let shared = matches!(self.space, AddressSpace::SharedCta | AddressSpace::SharedCluster);
+        let global = ctx.global();
+        let _guard = (!shared).then(|| global.lock());
         for lane in ctx.lanes() {
             let origin = ctx.origin(self.addr.base, lane);
             if !origin.is_clean() {

@@ -4,18 +4,56 @@
 //! vectorises.
 
 use crate::decode::{Execute, Op, Result, Src};
-use crate::machine::{Ctx, Flow};
+use crate::machine::{Ctx, Flow, LANES};
 use crate::program::Reg;
+
+/// Sources of an instruction, constants spread over the lanes in advance.
+struct Sources<const N: usize> {
+    sources: [Src; N],
+    constants: [Option<Box<[u64; LANES]>>; N],
+}
+
+impl<const N: usize> Sources<N> {
+    fn new(sources: [Src; N]) -> Self {
+        let constants = sources.map(|s| match s {
+            Src::Imm(value) => Some(Box::new([value; LANES])),
+            _ => None,
+        });
+        Self { sources, constants }
+    }
+
+    /// The rows, without copying them; `None` if a source is neither a register nor a constant.
+    #[inline(always)]
+    fn rows<'a>(&'a self, ctx: &'a Ctx<'_>) -> Option<[&'a [u64; LANES]; N]> {
+        let mut rows = [&[0; LANES]; N];
+        for (row, (source, constant)) in rows.iter_mut().zip(self.sources.iter().zip(&self.constants)) {
+            *row = match (*source, constant) {
+                (Src::Reg(reg), _) => ctx.warp.row(reg),
+                (_, Some(constant)) => constant,
+                _ => return None,
+            };
+        }
+        Some(rows)
+    }
+}
 
 struct Lanewise<const N: usize, F> {
     dst: Reg,
-    sources: [Src; N],
+    sources: Sources<N>,
     f: F,
 }
 
 impl<const N: usize, F: Fn([u64; N]) -> u64 + Send + Sync> Execute for Lanewise<N, F> {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        ctx.map(self.dst, self.sources, &self.f);
+        let Some(rows) = self.sources.rows(ctx) else {
+            ctx.map(self.dst, self.sources.sources, &self.f);
+            return Flow::Next;
+        };
+        let mut out = [0; LANES];
+        for (lane, value) in out.iter_mut().enumerate() {
+            *value = (self.f)(std::array::from_fn(|i| rows[i][lane]));
+        }
+        ctx.write_row(self.dst, &self.sources.sources, &out);
         Flow::Next
     }
 }
@@ -27,7 +65,7 @@ pub(super) fn lanewise<const N: usize>(
     sources: [Src; N],
     f: impl Fn([u64; N]) -> u64 + Send + Sync + 'static,
 ) -> Result<Op> {
-    Ok(Box::new(Lanewise { dst, sources, f }))
+    Ok(Box::new(Lanewise { dst, sources: Sources::new(sources), f }))
 }
 
 struct Slow<const N: usize, F> {

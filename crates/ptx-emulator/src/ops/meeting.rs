@@ -17,23 +17,35 @@ pub(super) enum Where {
     Anywhere,
 }
 
-/// Lets the executing lanes meet. Returns the groups of lanes that go on, each with its member mask;
-/// `ctx.mask` is then the union of them: lanes that have to wait have been taken out, and lanes that waited
-/// here have been added.
-pub(super) fn meet(ctx: &mut Ctx<'_>, member: Src, at: Where) -> Vec<(u32, u32)> {
-    for lane in ctx.lanes() {
+/// Groups of lanes that go on; there is rarely more than one.
+pub(super) struct Groups {
+    first: Option<u32>,
+    others: Vec<u32>,
+}
+
+impl IntoIterator for Groups {
+    type Item = u32;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<u32>, std::vec::IntoIter<u32>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.others)
+    }
+}
+
+/// Lets the executing lanes meet. Returns the groups of lanes that go on; `ctx.mask` is then the union of
+/// them: lanes that have to wait have been taken out, and lanes that waited here have been added.
+pub(super) fn meet(ctx: &mut Ctx<'_>, member: Src, at: Where) -> Groups {
+    let alive = ctx.warp.alive();
+    if let Src::Imm(mask) = member
+        && ctx.mask == mask as u32 & alive
+    {
+        return Groups { first: Some(ctx.mask), others: Vec::new() };
+    }
+    for lane in each(ctx.dirty_lanes(&[member])) {
         let origin = ctx.origin(member, lane);
-        if !origin.is_clean() {
-            ctx.report_poison(origin, lane, "a member mask");
-        }
+        ctx.report_poison(origin, lane, "a member mask");
     }
     let masks = ctx.row(member).map(|m| m as u32);
-    let alive = ctx.warp.alive();
-    let first = masks[ctx.mask.trailing_zeros() as usize % LANES];
-    let uniform = ctx.lanes().all(|lane| masks[lane] == first);
-    if uniform && ctx.mask == first & alive {
-        return vec![(first, ctx.mask)];
-    }
     let mut left = ctx.mask;
     let mut groups = Vec::new();
     ctx.mask = 0;
@@ -66,9 +78,9 @@ pub(super) fn meet(ctx: &mut Ctx<'_>, member: Src, at: Where) -> Vec<(u32, u32)>
             }
         }
         ctx.mask |= group | here & come;
-        groups.push((mask, come));
+        groups.push(come);
     }
-    groups
+    Groups { first: None, others: groups }
 }
 
 /// Lanes have exited: the others look again whether all are there.

@@ -86,7 +86,8 @@ impl Execute for Shfl {
         let (mut values, mut in_range) = ([0; LANES], [0; LANES]);
         let (mut origins, mut control) = ([Origin::CLEAN; LANES], [Origin::CLEAN; LANES]);
         let stranger = Origin::new(OriginKind::Register, ctx.pc);
-        for (_, lanes) in groups {
+        let mut clean = !dirty.contains(&true);
+        for lanes in groups {
             for lane in each(lanes) {
                 let (from, ok) = self.source(lane, b[lane], c[lane]);
                 values[lane] = a[from];
@@ -96,17 +97,19 @@ impl Execute for Shfl {
                 }
                 origins[lane] = control[lane];
                 if lanes >> from & 1 == 0 {
+                    clean = false;
                     origins[lane] = origins[lane].or(stranger);
                 } else if dirty[0] {
                     origins[lane] = origins[lane].or(ctx.origin(self.a, from));
                 }
             }
         }
-        if let Some(dst) = self.dst {
-            ctx.write_origins(dst, &values, &origins);
-        }
-        if let Some(pred) = self.pred {
-            ctx.write_origins(pred, &in_range, &control);
+        for (dst, values, origins) in [(self.dst, &values, &origins), (self.pred, &in_range, &control)] {
+            match dst {
+                Some(dst) if clean => ctx.warp.set_row(dst, ctx.mask, values),
+                Some(dst) => ctx.write_origins(dst, values, origins),
+                None => {}
+            }
         }
         Flow::Next
     }
@@ -154,7 +157,7 @@ impl<C: Fn(u32, &[u64; LANES], &mut Outputs) + Send + Sync> Execute for Group<C>
         let mut out = Outputs { values: [0; LANES], preds: [0; LANES] };
         let mut origins = [Origin::CLEAN; LANES];
         let dirty = ctx.any_dirty(&[self.a]);
-        for (_, lanes) in groups {
+        for lanes in groups {
             (self.f)(lanes, &a, &mut out);
             if dirty {
                 let origin = each(lanes).fold(Origin::CLEAN, |o, l| o.or(ctx.origin(self.a, l)));
@@ -307,7 +310,7 @@ struct BarWarp {
 
 impl Execute for BarWarp {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        for (_, lanes) in meet(ctx, self.member, Where::Anywhere) {
+        for lanes in meet(ctx, self.member, Where::Anywhere) {
             ctx.warp.sync_epoch += 1;
             let (cta, warp) = (ctx.cluster.ctas[ctx.cta].rank, ctx.warp.index as u32);
             let object = Object::Warp(cta, warp, ctx.warp.sync_epoch);
