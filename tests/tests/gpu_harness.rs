@@ -1,9 +1,13 @@
-//! The GPU cases themselves, on the host: a right device passes all of them, and each planted fault is caught.
+//! The GPU cases themselves, on the host: a right device passes all of them, and each planted fault is caught, be it
+//! in the host's mirror of the kernels or in the PTX that the emulator runs.
 
 use std::collections::HashSet;
 
-use megamoe_tests::gpu::cases;
+use kernels::launch::Arch;
+use megamoe_tests::gpu::emulator::Emulator;
 use megamoe_tests::gpu::mirror::{Fault, Mirror};
+use megamoe_tests::gpu::{Case, Device, Sizes, cases, cases_at};
+use ptx_emulator::machine::Schedule;
 
 const FAULTS: [Fault; 16] = [
     Fault::IgnoresDeviceRows,
@@ -25,8 +29,8 @@ const FAULTS: [Fault; 16] = [
 ];
 
 /// Runs the parts that are small enough until one fails, and gives its name and message; or how many passed.
-fn first_failure(device: &Mirror) -> Result<usize, String> {
-    cases().into_iter().try_fold(0, |passed, case| {
+fn first_failure(device: &dyn Device, cases: Vec<Case>) -> Result<usize, String> {
+    cases.into_iter().try_fold(0, |passed, case| {
         let name = case.name.clone();
         Ok(passed + case.run(device).map_err(|e| format!("{name}: {e}"))?.passed)
     })
@@ -34,14 +38,14 @@ fn first_failure(device: &Mirror) -> Result<usize, String> {
 
 #[test]
 fn a_right_device_passes() {
-    let passed = first_failure(&Mirror::default()).unwrap();
+    let passed = first_failure(&Mirror::default(), cases()).unwrap();
     assert!(passed > 200, "only {passed} parts are small enough");
 }
 
 #[test]
 fn every_fault_is_caught() {
     for fault in FAULTS {
-        let failure = first_failure(&Mirror { fault: Some(fault) });
+        let failure = first_failure(&Mirror { fault: Some(fault) }, cases());
         match failure {
             Err(message) => println!("{fault:?}: {message}"),
             Ok(passed) => panic!("{fault:?} goes unnoticed in {passed} parts"),
@@ -49,10 +53,41 @@ fn every_fault_is_caught() {
     }
 }
 
+/// Faults in the kernels' PTX: what stands there, what stands there instead, and what the failure must say.
+const PTX_FAULTS: [(&str, &str, &str); 6] = [
+    // A warp reads what another has not written yet.
+    ("bar.sync \t0;", "", "race: "),
+    ("redux.sync.max.u32", "redux.sync.min.u32", "bytes differ"),
+    // 2688, the range of the global scale, is one unit in the last place off.
+    ("0f45280000", "0f45280001", "bytes differ"),
+    // Rows with an infinity are finite.
+    ("2139095039", "2139095040", "bytes differ"),
+    // Four scales of a word come from other lanes.
+    (", 1, 31, -1;", ", 2, 31, -1;", "bytes differ"),
+    ("fma.rn.f32", "fma.rz.f32", "bytes differ"),
+];
+
+#[test]
+fn every_fault_in_the_ptx_is_caught() {
+    for arch in Arch::ALL {
+        for (right, wrong, expected) in PTX_FAULTS {
+            assert!(arch.ptx().contains(right), "{right} is not in the PTX");
+            let ptx = arch.ptx().replace(right, wrong);
+            let emulator = Emulator::with_ptx(arch, Schedule::RoundRobin, &ptx).unwrap();
+            match first_failure(&emulator, cases_at(&Sizes::FEW)) {
+                Err(message) => assert!(message.contains(expected), "`{wrong}` for `{right}`: {message}"),
+                Ok(passed) => panic!("`{wrong}` for `{right}` goes unnoticed in {passed} parts"),
+            }
+        }
+    }
+}
+
 #[test]
 fn names_are_unique() {
-    let mut seen = HashSet::new();
-    for case in cases() {
-        assert!(seen.insert(case.name.clone()), "{} twice", case.name);
+    for cases in [cases(), cases_at(&Sizes::EMULATOR), cases_at(&Sizes::FEW)] {
+        let mut seen = HashSet::new();
+        for case in cases {
+            assert!(seen.insert(case.name.clone()), "{} twice", case.name);
+        }
     }
 }

@@ -143,3 +143,77 @@ fn read_back(device: &Device, address: u64, bytes: &mut [u8]) -> Result<(), Devi
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use kernels::launch::{Arg, Geometry, LaunchBounds};
+
+    use super::super::Device as _;
+    use super::*;
+
+    static COPY: Launch = Launch {
+        name: "copy",
+        bounds: LaunchBounds::block(32),
+        shared_bytes: 0,
+        args: &[Arg::input("x", "[8]"), Arg::output("y", "[8]"), Arg::u32("n", "4 * 8"), Arg::f32("f", "")],
+        archs: &[Arch::Sm90a],
+        geometry: Geometry::Fixed,
+    };
+
+    /// Copies a word per thread after `more` has run; `%d2` and `%d3` are the thread's words.
+    fn copy(more: &str, x: &[u8], y: &mut [u8]) -> Result<(), String> {
+        let ptx = format!(
+            ".version 8.7\n.target sm_90a\n.address_size 64\n\
+             .visible .entry copy(.param .u64 x, .param .u64 y, .param .u32 n, .param .f32 f) {{\n\
+             .reg .b64 %d<5>; .reg .b32 %r<5>;\n\
+             ld.param.u64 %d0, [x]; ld.param.u64 %d1, [y]; mov.u32 %r0, %tid.x;\n\
+             mul.wide.u32 %d4, %r0, 4; add.s64 %d2, %d0, %d4; add.s64 %d3, %d1, %d4;\n\
+             {more}\nld.global.u32 %r1, [%d2]; st.global.u32 [%d3], %r1; ret; }}\n"
+        );
+        let emulator = Emulator::with_ptx(Arch::Sm90a, Schedule::RoundRobin, &ptx)?;
+        let dims = Dims { grid: [1, 1, 1], block: [8, 1, 1], shared_bytes: 0 };
+        let values = &mut [Value::In(x), Value::Out(y), Value::U32(32), Value::F32(1.0)];
+        emulator.launch(&COPY, dims, values)
+    }
+
+    fn finding(more: &str, class: &str) {
+        let message = copy(more, &[7; 32], &mut [POISON; 32]).unwrap_err();
+        assert!(message.contains(class), "{more}: {message}");
+    }
+
+    #[test]
+    fn written_bytes_come_back_and_the_others_stay() {
+        let mut y = [POISON; 40];
+        copy("", &[7; 32], &mut y).unwrap();
+        assert_eq!(y[..32], [7; 32]);
+        assert_eq!(y[32..], [POISON; 8]);
+        // What is not poison is there for the kernel to read.
+        let mut y = [1; 32];
+        copy("ld.global.u32 %r2, [%d3]; st.global.u32 [%d3], %r2;", &[7; 32], &mut y).unwrap();
+        assert_eq!(y, [7; 32]);
+    }
+
+    #[test]
+    fn findings_fail_the_launch() {
+        finding("ld.global.u32 %r2, [%d3]; st.global.u32 [%d3], %r2;", "uninitialised");
+        finding("st.global.u32 [%d3+32], %r0;", "out-of-bounds");
+        finding("ld.global.u32 %r2, [%d2+4];", "out-of-bounds");
+        finding("st.global.u32 [%d3+1], %r0;", "misaligned");
+        finding("st.global.u32 [%d1], %r0;", "race");
+        finding("st.global.u32 [%d2], %r0;", "read-only");
+    }
+
+    #[test]
+    fn a_launch_must_fit_the_table() {
+        let emulator = Emulator::new(Arch::Sm100a, Schedule::RoundRobin).unwrap();
+        let dims = Dims { grid: [1, 1, 1], block: [64, 1, 1], shared_bytes: 0 };
+        assert!(emulator.launch(&COPY, dims, &mut []).unwrap_err().contains("sm_100a"));
+        assert!(fits(Arch::Sm90a, &COPY, dims, &[]).unwrap_err().contains("threads"));
+        let dims = Dims { block: [32, 1, 1], ..dims };
+        assert!(fits(Arch::Sm90a, &COPY, dims, &[]).unwrap_err().contains("arguments"));
+        let values = [Value::In(&[]), Value::Null, Value::F32(0.0), Value::F32(0.0)];
+        assert!(fits(Arch::Sm90a, &COPY, dims, &values).unwrap_err().contains("`n`"));
+        let values = [Value::In(&[]), Value::Null, Value::U32(0), Value::F32(0.0)];
+        assert!(fits(Arch::Sm90a, &COPY, dims, &values).is_ok());
+    }
+}
