@@ -159,25 +159,27 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
     };
     geometry(l)?;
     let clusters: Vec<Dim3> = positions(std::array::from_fn(|i| l.grid[i] / l.cluster[i]));
-    let finished: Vec<Cluster> = if l.program.inter_cta_sync {
+    // What remains of a cluster: its registers and memory go at once, or a large grid would need all of them.
+    let result = |runner: Runner| (runner.cluster.report, runner.cluster.counters);
+    let finished: Vec<(Report, Counters)> = if l.program.inter_cta_sync {
         // CTAs may wait for each other: interleave them, deterministically, on this thread.
         let mut all: Vec<Runner> = clusters.iter().map(|&c| Runner::new(&env, c)).collect();
         run_together(&env, &mut all);
-        all.into_iter().map(|r| r.cluster).collect()
+        all.into_iter().map(result).collect()
     } else {
         clusters
             .par_iter()
             .map(|&c| {
                 let mut runner = Runner::new(&env, c);
                 run_together(&env, std::slice::from_mut(&mut runner));
-                runner.cluster
+                result(runner)
             })
             .collect()
     };
     let (mut report, mut counters) = (Report::default(), Counters::default());
-    for cluster in finished {
-        report.merge(cluster.report);
-        counters.merge(&cluster.counters);
+    for (findings, counted) in finished {
+        report.merge(findings);
+        counters.merge(&counted);
     }
     Ok(Outcome { findings: report.into_sorted(), counters })
 }
