@@ -138,8 +138,8 @@ fn every_device_function_compiles_and_assembles() {
     for (from, to, message) in [
         ("pub unsafe fn one_barrier", "pub fn one_barrier", "must be an `unsafe fn`"),
         (
-            "out: *mut u32) {\n    unsafe {\n        let mine",
-            "out: *mut u32) -> u32 {\n    unsafe {\n        let mine",
+            "fn one_barrier(x: *const u32, out: *mut u32) {",
+            "fn one_barrier(x: *const u32, out: *mut u32) -> u32 {",
             "cannot return a value",
         ),
         ("pub unsafe fn one_barrier(", "pub unsafe fn one_barrier<T>(", "cannot be generic"),

@@ -8,7 +8,7 @@
 //! let checkpoint = Checkpoint::open("DeepSeek-V4-Flash-NVFP4".as_ref())?;
 //! let layer = checkpoint.load_layer(3, &LoadOptions::default())?;
 //! println!("{} experts of {:?}", layer.experts.len(), layer.experts[0].gate.global_scale);
-//! # megamoe::checkpoint::Result::Ok(())
+//! # Ok::<(), megamoe::Error>(())
 //! ```
 //!
 //! # What is accepted
