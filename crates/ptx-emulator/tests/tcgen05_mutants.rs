@@ -133,3 +133,27 @@ fn no_tcgen05_fences() {
 fn no_wait_for_loads() {
     reported(include_str!("data/ptx-mutants/nv_nowaitld.ptx"), Class::Race, &[]);
 }
+
+/// Each `tcgen05.fence` that orders something is missed by itself.
+#[test]
+fn single_fences() {
+    let before = " tcgen05.fence::before_thread_sync;\n";
+    let after = " tcgen05.fence::after_thread_sync;\n";
+    // The first pair stands around the allocation, which every thread learns of through shared memory.
+    for (fence, occurrence) in [(before, 1), (after, 1), (after, 2)] {
+        let at = OK.match_indices(fence).nth(occurrence).unwrap().0;
+        let source = format!("{}{}", &OK[..at], &OK[at + fence.len()..]);
+        reported(&source, Class::Tcgen05Order, &[]);
+    }
+}
+
+/// A commit covers the operations of its own thread only.
+#[test]
+fn commit_of_another_thread() {
+    let commit = " tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r2];\n";
+    let source = OK
+        .replace(commit, "")
+        .replace("WAITL:\n", &format!("WAITL:\n setp.eq.u32 %p6, %r1, 32;\n @%p6{commit}"));
+    let consequences = [Class::Tcgen05Order, Class::Uninitialised, Class::UseAfterFree];
+    reported(&source, Class::Race, &consequences);
+}

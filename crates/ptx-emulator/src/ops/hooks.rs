@@ -247,7 +247,11 @@ fn report(
     range: Range,
     conflict: Conflict,
 ) {
-    let class = if conflict.proxy { Class::ProxyRace } else { Class::Race };
+    let class = match (conflict.proxy, conflict.tensor) {
+        (true, _) => Class::ProxyRace,
+        (_, true) => Class::Tcgen05Order,
+        _ => Class::Race,
+    };
     let at = match range {
         Range::Global { address, .. } => format!("global address {address:#x}"),
         Range::Shared { cta, offset, .. } => format!("shared offset {offset:#x} of CTA rank {cta}"),
@@ -255,6 +259,8 @@ fn report(
     };
     let why = if conflict.proxy {
         "the earlier access went through another proxy, and no fence.proxy.async covers it"
+    } else if conflict.tensor {
+        "synchronised with the earlier access, but without tcgen05.fence::before_thread_sync and ::after_thread_sync"
     } else {
         "nothing orders it behind the earlier access"
     };
@@ -284,10 +290,6 @@ pub fn thread_release(ctx: &mut Ctx<'_>, lane: usize, object: Object, _scope: Sc
 /// A lane has observed an object (acquire).
 #[inline]
 pub fn thread_acquire(ctx: &mut Ctx<'_>, lane: usize, object: Object, _scope: Scope) {
-    // A thread's own asynchronous groups order nothing between threads.
-    if !matches!(object, Object::Group(..)) {
-        super::tcgen05::synchronised(ctx, lane);
-    }
     if ctx.checks().races {
         let thread = number(ctx, lane);
         ctx.cluster.state.races.acquire(thread, object);
@@ -323,6 +325,22 @@ pub fn proxy_fence(ctx: &mut Ctx<'_>, lane: usize, fence: ProxyFence) {
     if ctx.checks().races {
         let thread = number(ctx, lane);
         ctx.cluster.state.races.proxy_fence(thread, global, shared);
+    }
+}
+
+/// `tcgen05.fence::after_thread_sync`, or `::before_thread_sync`.
+pub fn tensor_fence(ctx: &mut Ctx<'_>, lane: usize, after: bool) {
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.tensor_fence(thread, after);
+    }
+}
+
+/// Columns of tensor memory are allocated.
+pub fn tensor_allocated(ctx: &mut Ctx<'_>, column: u32, columns: u32) {
+    if ctx.checks().races {
+        let rank = ctx.cluster.ctas[ctx.cta].rank;
+        ctx.cluster.state.races.forget_tensor(rank, column..column + columns);
     }
 }
 

@@ -157,7 +157,12 @@ impl State {
         let races = if checks.races { ctas * threads } else { 0 };
         Self {
             sync: sync_state::SyncState::new(ctas, warps),
-            races: crate::check::race::Detector::new(races),
+            races: {
+                let mut detector = crate::check::race::Detector::new(races);
+                detector.ignore_tensor_fences =
+                    !checks.tcgen05 || checks.mode == crate::check::Mode::CutlassCompatible;
+                detector
+            },
             threads_per_cta: threads as u32,
             ..Self::default()
         }

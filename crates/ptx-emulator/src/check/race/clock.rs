@@ -77,6 +77,10 @@ pub struct Clock {
     pub fenced_global: View,
     /// The same in shared memory.
     pub fenced_shared: View,
+    /// Tensor operations that later ones may rely on: `tcgen05.fence` on both sides.
+    pub tensor: Bits,
+    /// The same, still without the `fence::after_thread_sync` of this actor.
+    pub incoming: Bits,
 }
 
 impl Clock {
@@ -85,6 +89,18 @@ impl Clock {
         self.seen.join(&other.seen);
         self.fenced_global.join(&other.fenced_global);
         self.fenced_shared.join(&other.fenced_shared);
+        self.incoming.join(&other.tensor);
+        self.incoming.join(&other.incoming);
+    }
+
+    /// `tcgen05.fence::before_thread_sync`. (Operations of others that the actor has seen count as fenced too.)
+    pub fn before_sync(&mut self) {
+        self.tensor.join(&self.seen.operations);
+    }
+
+    /// `tcgen05.fence::after_thread_sync`.
+    pub fn after_sync(&mut self) {
+        self.tensor.join(&self.incoming);
     }
 
     /// An operation is known to be complete; completion includes the proxy fence.

@@ -28,6 +28,8 @@ struct Operation {
 pub struct Conflict {
     /// Only a proxy fence is missing.
     pub proxy: bool,
+    /// Only a `tcgen05.fence` is missing.
+    pub tensor: bool,
     /// The earlier access: who, and what it did.
     pub earlier: Who,
     /// `read`, `write`.
@@ -58,6 +60,8 @@ pub struct Detector {
     /// Threads that have executed a release fence, and what they knew then.
     fenced: HashMap<u32, Clock>,
     shadow: Shadow,
+    /// `tcgen05.fence` is not asked for.
+    pub ignore_tensor_fences: bool,
 }
 
 impl Detector {
@@ -161,6 +165,19 @@ impl Detector {
         self.next_epoch(thread as usize);
     }
 
+    /// `tcgen05.fence`.
+    pub fn tensor_fence(&mut self, thread: u32, after: bool) {
+        let Some(clock) = self.threads.get_mut(thread as usize) else { return };
+        if after { clock.after_sync() } else { clock.before_sync() }
+    }
+
+    /// Columns are allocated anew: who used them before has nothing to do with who does now.
+    pub fn forget_tensor(&mut self, cta: u32, columns: std::ops::Range<u32>) {
+        for (partition, column) in (0..4).flat_map(|p| columns.clone().map(move |c| (p, c))) {
+            *self.shadow.tensor(cta, partition, column) = Cell::default();
+        }
+    }
+
     /// A thread issues an operation. Numbers start at 1.
     pub fn issue(
         &mut self,
@@ -175,10 +192,13 @@ impl Detector {
         let id = self.operations.len() as u64 + 1;
         let mut implies = Bits::default();
         implies.insert(id);
-        // tcgen05 operations of a CTA complete in order: a commit stands for all before it.
+        // A commit stands for all earlier operations of its thread.
         if what == "tcgen05.commit" {
             for (i, o) in self.operations.iter().enumerate() {
-                if o.cta == cta && matches!(o.what, "tcgen05.mma" | "tcgen05.cp") {
+                if o.cta == cta
+                    && o.place.thread == place.thread
+                    && matches!(o.what, "tcgen05.mma" | "tcgen05.cp")
+                {
                     implies.insert(i as u64 + 1);
                 }
             }
@@ -196,8 +216,13 @@ impl Detector {
     pub fn complete(&mut self, id: u64, object: Object) {
         self.prepare(object);
         let Some(operation) = id.checked_sub(1).and_then(|i| self.operations.get(i as usize)) else { return };
-        let implies = operation.implies.clone();
-        self.objects.entry(object).or_default().complete(&implies);
+        let (implies, commit) = (operation.implies.clone(), operation.what == "tcgen05.commit");
+        let known = self.objects.entry(object).or_default();
+        known.complete(&implies);
+        // It includes fence::before_thread_sync.
+        if commit {
+            known.incoming.join(&implies);
+        }
     }
 
     /// Name and place of an operation.
@@ -252,7 +277,8 @@ impl Detector {
                 At::Tensor(cta, partition, column) => self.shadow.tensor(cta, partition, column),
             };
             if found.is_none() {
-                found = conflict(&self.threads, &self.operations, cell, &record, write, space);
+                let fences = !self.ignore_tensor_fences;
+                found = conflict(&self.threads, &self.operations, cell, &record, write, space, fences);
             }
             if write { cell.written(record) } else { cell.read(record) }
         }
@@ -264,6 +290,18 @@ fn is_strong(kind: Kind) -> bool {
     matches!(kind, Kind::StrongRead | Kind::StrongWrite | Kind::Atomic)
 }
 
+/// Whether a tensor operation is known to be complete, but no `tcgen05.fence` orders `record` behind it.
+fn unfenced(operations: &[Operation], clock: &Clock, earlier: &Record, record: &Record) -> bool {
+    let (Actor::Operation(id), Actor::Operation(me)) = (earlier.actor, record.actor) else { return false };
+    if id == me || pipelined(operations, id, me) || clock.tensor.contains(id) {
+        return false;
+    }
+    let get = |id: u64| operations.get(id as usize - 1);
+    // A warp's own loads and stores have been waited for.
+    let own = |x: &Operation, y: &Operation| x.cta == y.cta && x.place.thread / 32 == y.place.thread / 32;
+    !matches!((get(id), get(me)), (Some(x), Some(y)) if !x.is_async && own(x, y))
+}
+
 /// The first earlier access of a granule that `record` conflicts with.
 fn conflict(
     threads: &[Clock],
@@ -272,6 +310,7 @@ fn conflict(
     record: &Record,
     write: bool,
     space: Space,
+    tensor_fences: bool,
 ) -> Option<Conflict> {
     let empty = Clock::default();
     let operation = |id: u64| operations.get(id as usize - 1);
@@ -304,7 +343,9 @@ fn conflict(
         // Through different proxies the earlier access must also be fenced; an operation's completion is.
         let crosses = record.is_async != earlier.is_async && space != Space::Tensor;
         let proxy = seen && crosses && record.is_async && !fenced;
-        if seen && !proxy {
+        let tensor =
+            seen && tensor_fences && space == Space::Tensor && unfenced(operations, clock, earlier, record);
+        if seen && !proxy && !tensor {
             return None;
         }
         let earlier_who = match earlier.actor {
@@ -316,6 +357,7 @@ fn conflict(
         };
         Some(Conflict {
             proxy,
+            tensor,
             earlier: earlier_who,
             earlier_kind,
             kind: if write { "write" } else { "read" },

@@ -66,6 +66,7 @@ impl Execute for Alloc {
         let memory = ctx.cluster.state.tcgen05.memory(rank);
         let Some(column) = memory.allocate(columns, line) else { return Flow::Retry(Wait::TensorMemory) };
         let Some(location) = ctx.locate(self.space, self.addr, lane) else { return Flow::Abort };
+        hooks::tensor_allocated(ctx, column, columns);
         hooks::thread_access(ctx, lane, location, 4, Kind::Write);
         if ctx.write(location, lane, &column.to_le_bytes(), true).is_none() {
             return Flow::Abort;
@@ -87,7 +88,6 @@ impl Execute for Dealloc {
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         check_cta_group(ctx, self.group);
-        super::fence::use_tensor_memory(ctx);
         let lane = ctx.mask.trailing_zeros() as usize;
         let (address, columns) = (ctx.get(self.address, lane) as u32, ctx.get(self.columns, lane) as u32);
         let rank = ctx.cluster.ctas[ctx.cta].rank;

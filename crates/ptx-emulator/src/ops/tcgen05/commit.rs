@@ -32,13 +32,15 @@ impl Execute for Commit {
                     (0..16).filter(|r| mask >> r & 1 == 1).collect()
                 }
             };
+            // Those of this thread only.
+            let thread = ctx.thread(lane);
             let covers = ctx
                 .cluster
                 .state
                 .tcgen05
                 .in_flight
                 .iter()
-                .filter(|f| f.issuer == rank)
+                .filter(|f| f.issuer == rank && f.place.thread == thread)
                 .map(|f| f.id)
                 .collect();
             let place = ctx.place(lane);

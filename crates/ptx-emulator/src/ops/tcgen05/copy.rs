@@ -1,7 +1,6 @@
 //! `tcgen05.cp`: shared memory to tensor memory (PTX ISA 9.7.16.9.2).
 
 use super::alloc::{check_cta_group, cta_group};
-use super::fence::use_tensor_memory;
 use super::state::{InFlight, check_allocated};
 use crate::check::{Access, Class, Mode, Place};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -39,7 +38,6 @@ struct Copy {
 impl Execute for Copy {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         check_cta_group(ctx, self.group);
-        use_tensor_memory(ctx);
         for lane in ctx.lanes() {
             let address = ctx.get(self.addr.base, lane).wrapping_add_signed(self.addr.offset) as u32;
             let source = ctx.get(self.source, lane);

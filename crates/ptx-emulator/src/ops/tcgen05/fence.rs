@@ -1,11 +1,10 @@
 //! `tcgen05.fence`, `tcgen05.wait` (PTX ISA 9.7.16.8.4, 9.7.16.9).
 //!
-//! The fences order tensor operations around thread synchronisation: a thread that has synchronised with others
-//! (barrier, mbarrier wait) needs `fence::after_thread_sync` before its next tensor operation, and one that has
-//! issued tensor operations needs `fence::before_thread_sync` before it signals, unless a `commit` does it. They
-//! emit no machine instruction; compilers that leave them out are accepted in `cutlass-compatible` mode.
+//! The fences order tensor operations across thread synchronisation (barrier, mbarrier): the side that has issued
+//! them needs `fence::before_thread_sync` before it signals (a `commit` includes it), the other side
+//! `fence::after_thread_sync` behind its wait. They emit no machine instruction; code that leaves them out is accepted
+//! in `cutlass-compatible` mode. The race detector keeps the books, so this check needs it.
 
-use crate::check::{Class, Mode};
 use crate::decode::{Decoder, Execute, Op, Result};
 use crate::machine::{Ctx, Flow};
 use crate::ops::hooks::{self, GroupKind, Object, Scope};
@@ -19,55 +18,15 @@ pub(super) const TABLE: &[Entry] = &[
     root("tcgen05", decode_unknown),
 ];
 
-/// A lane has synchronised with other threads.
-pub fn synchronised(ctx: &mut Ctx<'_>, lane: usize) {
-    // Before the first tensor operation of the cluster there is nothing to order.
-    if ctx.cluster.state.tcgen05.cta_group.is_none() {
-        return;
-    }
-    let key = (ctx.cluster.ctas[ctx.cta].rank, ctx.thread(lane));
-    ctx.cluster.state.tcgen05.synchronised.insert(key, true);
+/// `fence::after_thread_sync` or `fence::before_thread_sync`.
+struct Fence {
+    after: bool,
 }
 
-/// The executing lanes use tensor memory: they must have fenced since they last synchronised.
-pub(super) fn use_tensor_memory(ctx: &mut Ctx<'_>) {
-    if !ctx.checks().tcgen05 || ctx.checks().mode != Mode::StrictPtx {
-        return;
-    }
-    let rank = ctx.cluster.ctas[ctx.cta].rank;
-    for lane in ctx.lanes() {
-        let key = (rank, ctx.thread(lane));
-        if ctx.cluster.state.tcgen05.synchronised.get(&key) == Some(&true) {
-            let message =
-                "tensor operation after thread synchronisation without tcgen05.fence::after_thread_sync"
-                    .to_owned();
-            ctx.finding(Class::Tcgen05Order, lane, message, None);
-            return;
-        }
-    }
-}
-
-struct After;
-
-impl Execute for After {
+impl Execute for Fence {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let rank = ctx.cluster.ctas[ctx.cta].rank;
         for lane in ctx.lanes() {
-            let key = (rank, ctx.thread(lane));
-            ctx.cluster.state.tcgen05.synchronised.insert(key, false);
-        }
-        Flow::Next
-    }
-}
-
-struct Before;
-
-impl Execute for Before {
-    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let rank = ctx.cluster.ctas[ctx.cta].rank;
-        for lane in ctx.lanes() {
-            let key = (rank, ctx.thread(lane));
-            ctx.cluster.state.tcgen05.unfenced.remove(&key);
+            hooks::tensor_fence(ctx, lane, self.after);
         }
         Flow::Next
     }
@@ -97,13 +56,13 @@ impl Execute for WaitFor {
 fn decode_before(d: &mut Decoder<'_>) -> Result<Op> {
     d.take("fence::before_thread_sync");
     d.finish(0)?;
-    Ok(Box::new(Before))
+    Ok(Box::new(Fence { after: false }))
 }
 
 fn decode_after(d: &mut Decoder<'_>) -> Result<Op> {
     d.take("fence::after_thread_sync");
     d.finish(0)?;
-    Ok(Box::new(After))
+    Ok(Box::new(Fence { after: true }))
 }
 
 fn decode_wait_ld(d: &mut Decoder<'_>) -> Result<Op> {

@@ -2,7 +2,6 @@
 
 use super::alloc::{check_cta_group, cta_group};
 use super::descriptor::{InstructionDescriptor, MmaKind};
-use super::fence::use_tensor_memory;
 use super::state::{InFlight, check_allocated};
 use crate::check::{Class, Place};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -64,7 +63,6 @@ fn scale_columns(rows: usize) -> u32 {
 impl Execute for Mma {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         check_cta_group(ctx, self.group);
-        use_tensor_memory(ctx);
         for lane in ctx.lanes() {
             if self.issue(ctx, lane).is_none() {
                 return Flow::Abort;

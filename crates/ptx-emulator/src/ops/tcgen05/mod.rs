@@ -15,7 +15,6 @@ mod move_;
 mod shapes;
 mod state;
 
-pub(super) use fence::synchronised;
 pub use memory::{COLUMNS, LANES as TENSOR_LANES, TensorMemory};
 pub use state::State;
 

@@ -1,6 +1,6 @@
 //! `tcgen05.ld`, `tcgen05.st` (PTX ISA 9.7.16.8).
 
-use super::fence::{own_group, use_tensor_memory};
+use super::fence::own_group;
 use super::shapes::Shape;
 use super::state::{check_allocated, check_in_flight};
 use crate::check::{Class, Origin, OriginKind};
@@ -31,7 +31,6 @@ impl Access {
 
     /// Base (lane, column) after all checks; `None` if it cannot go on.
     fn begin(&self, ctx: &mut Ctx<'_>, kind: Kind) -> Option<(usize, usize)> {
-        use_tensor_memory(ctx);
         let first = ctx.mask.trailing_zeros() as usize;
         let address = ctx.get(self.addr.base, first).wrapping_add_signed(self.addr.offset) as u32;
         for lane in ctx.lanes() {

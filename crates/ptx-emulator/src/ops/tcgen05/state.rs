@@ -36,10 +36,6 @@ pub struct State {
     pub next: u64,
     /// The `.cta_group` seen first, and where: a kernel uses one value.
     pub cta_group: Option<(u32, u32)>,
-    /// Per (cta rank, thread): whether the thread has synchronised since its last `fence::after_thread_sync`.
-    pub synchronised: HashMap<(u32, u32), bool>,
-    /// Per (cta rank, thread): line of the last tensor operation since the last `fence::before_thread_sync`.
-    pub unfenced: HashMap<(u32, u32), u32>,
 }
 
 impl State {
