@@ -86,14 +86,14 @@ fn print(checkpoint: &Checkpoint, layers: &Layers) {
     }
     println!();
     println!(
-        "{:>5}  {:<10} {:<20} {:<18} {:<12} {:<13} {:<8} {:>10}",
+        "{:>5}  {:<8} {:<43} {:<10} {:<12} {:<13} {:<7} {:>10}",
         "layer", "experts", "global scales", "stored", "input_scale", "router", "shared", "bytes"
     );
     for (n, info) in layers {
         match info {
             Ok(info) => {
                 println!(
-                    "{n:>5}  {:<10} {:<20} {:<18} {:<12} {:<13} {:<8} {:>10}",
+                    "{n:>5}  {:<8} {:<43} {:<10} {:<12} {:<13} {:<7} {:>10}",
                     info.experts.to_string(),
                     info.convention.to_string(),
                     info.fusion.to_string(),
