@@ -102,7 +102,7 @@ fn loads_and_stores() {
             for i in 0..32 {
                 body += &format!("add.u32 %x{i}, %r50, {i};\n");
             }
-            let base = half * 16 << 16;
+            let base = (half * 16) << 16;
             let offset = immediate;
             body += &format!(
                 "tcgen05.st.sync.aligned.32x32b.x32.b32 [%r11], {all};\nadd.u32 %r13, %r11, 64;\n\
