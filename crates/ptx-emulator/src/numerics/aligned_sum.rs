@@ -84,7 +84,9 @@ pub fn nearest(a: &[Element], b: &[Element], c: u32, fraction: u32, scale: i32) 
         return c;
     }
     if above < -40 {
-        return super::round::to_nearest(sum, exp);
+        // Far below the sum's unit: it only decides ties.
+        let sticky = i128::from(addend.sig.signum());
+        return super::round::to_nearest((sum << 2) + sticky, exp - 2);
     }
     let sig = i128::from(addend.sig);
     let total = if above >= 0 { sum + (sig << above) } else { (sum << -above) + sig };
@@ -95,7 +97,10 @@ pub fn nearest(a: &[Element], b: &[Element], c: u32, fraction: u32, scale: i32) 
 #[inline(always)]
 fn aligned(value: i64, fraction: u32, below: i32, window: u32) -> i64 {
     let shift = window as i32 - fraction as i32 - below;
-    if shift >= 0 {
+    if value == 0 {
+        // A zero takes no part in the alignment: its exponent may be far above the top.
+        0
+    } else if shift >= 0 {
         value << shift
     } else {
         let s = (-shift).min(63);

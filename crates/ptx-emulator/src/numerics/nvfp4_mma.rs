@@ -146,7 +146,10 @@ pub fn dot(a: &Row, b: &Row, c: u32) -> u32 {
 /// `value * 2^shift`, truncated toward zero.
 #[inline(always)]
 fn truncated(value: i64, shift: i32) -> i64 {
-    if shift >= 0 {
+    if value == 0 {
+        // A block of zeros takes no part in the alignment: its scale may be far above the grid.
+        0
+    } else if shift >= 0 {
         value << shift
     } else {
         let s = (-shift).min(63);
