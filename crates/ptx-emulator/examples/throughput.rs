@@ -92,6 +92,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 schedule: Schedule::RoundRobin,
                 checks: Checks { races, ..Checks::default() },
                 precision: Default::default(),
+                trace: false,
                 budget: 0,
             })?;
             let wall = start.elapsed().as_secs_f64();

@@ -82,6 +82,8 @@ pub struct LaunchConfig {
     pub checks: Checks,
     /// Tensor-core arithmetic.
     pub precision: Precision,
+    /// Whether [`Outcome::trace`] is wanted.
+    pub trace: bool,
     /// Warp instructions per cluster before a run is stopped; 0 = no limit.
     pub budget: u64,
 }
@@ -97,6 +99,7 @@ impl LaunchConfig {
             schedule: Schedule::default(),
             checks: Checks::default(),
             precision: Precision::default(),
+            trace: false,
             budget: 0,
         }
     }
@@ -205,6 +208,7 @@ impl Device {
             schedule: config.schedule,
             checks: config.checks,
             precision: config.precision,
+            trace: config.trace,
             budget: config.budget,
         })?)
     }

@@ -20,4 +20,5 @@ pub mod ops;
 pub mod program;
 pub mod softfloat;
 pub mod syntax;
+pub mod trace;
 pub mod types;

@@ -19,6 +19,8 @@ pub struct Cluster {
     pub state: State,
     /// Counters.
     pub counters: crate::counters::Counters,
+    /// Events, if the launch is traced.
+    pub trace: Option<Vec<crate::trace::Event>>,
     /// Set by [`super::Flow::Abort`]: the cluster stops.
     pub aborted: bool,
 }

@@ -18,6 +18,7 @@ use crate::counters::Counters;
 use crate::numerics::Precision;
 use crate::ops::State;
 use crate::program::Program;
+use crate::trace::{self, Event};
 
 /// Extents in x, y, z.
 pub type Dim3 = [u32; 3];
@@ -57,6 +58,8 @@ pub struct Launch<'a> {
     pub checks: Checks,
     /// Tensor-core arithmetic.
     pub precision: Precision,
+    /// Whether [`Outcome::trace`] is wanted.
+    pub trace: bool,
     /// Warp instructions per cluster after which the run is stopped (a livelock guard); 0 = no limit.
     pub budget: u64,
 }
@@ -97,6 +100,8 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
     /// Counters.
     pub counters: Counters,
+    /// Events by cluster, empty unless asked for.
+    pub trace: Vec<crate::trace::Event>,
 }
 
 /// What is constant during a launch.
@@ -124,6 +129,7 @@ pub struct Environment<'a> {
     /// Multiprocessors reported by `%nsmid`.
     pub sms: u32,
     dynamic_shared: u32,
+    trace: bool,
     pub(super) budget: u64,
 }
 
@@ -155,13 +161,17 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
         precision: l.precision,
         sms: 132,
         dynamic_shared: l.dynamic_shared,
+        trace: l.trace,
         budget: l.budget,
     };
     geometry(l)?;
     let clusters: Vec<Dim3> = positions(std::array::from_fn(|i| l.grid[i] / l.cluster[i]));
     // What remains of a cluster: its registers and memory go at once, or a large grid would need all of them.
-    let result = |runner: Runner| (runner.cluster.report, runner.cluster.counters);
-    let finished: Vec<(Report, Counters)> = if l.program.inter_cta_sync {
+    let result = |runner: Runner| {
+        let Cluster { report, counters, trace, .. } = runner.cluster;
+        (report, counters, trace.unwrap_or_default())
+    };
+    let finished: Vec<(Report, Counters, Vec<Event>)> = if l.program.inter_cta_sync {
         // CTAs may wait for each other: interleave them, deterministically, on this thread.
         let mut all: Vec<Runner> = clusters.iter().map(|&c| Runner::new(&env, c)).collect();
         run_together(&env, &mut all);
@@ -177,11 +187,13 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
             .collect()
     };
     let (mut report, mut counters) = (Report::default(), Counters::default());
-    for (findings, counted) in finished {
+    let mut trace = Vec::new();
+    for (findings, counted, events) in finished {
         report.merge(findings);
         counters.merge(&counted);
+        trace.extend(events);
     }
-    Ok(Outcome { findings: report.into_sorted(), counters })
+    Ok(Outcome { findings: report.into_sorted(), counters, trace })
 }
 
 fn parameters(l: &Launch<'_>) -> Result<Vec<u8>, LaunchError> {
@@ -321,6 +333,7 @@ impl Runner {
                 report: Report::default(),
                 state,
                 counters: Counters::default(),
+                trace: env.trace.then(Vec::new),
                 aborted: false,
             },
             random: Random::new(seed ^ u64::from(index[0]) << 32 ^ u64::from(index[1])),
@@ -384,6 +397,18 @@ impl Runner {
         if self.turn.is_multiple_of(8) { self.turn / 8 % runnable.len() } else { preferred }
     }
 
+    /// The cluster's time: warp instructions so far.
+    pub(super) fn now(&self) -> u64 {
+        self.cluster.counters.warp_instructions
+    }
+
+    /// Keeps an event of a traced launch.
+    pub(super) fn record(&mut self, event: Event) {
+        if let Some(trace) = self.cluster.trace.as_mut().filter(|t| t.len() < trace::LIMIT) {
+            trace.push(event);
+        }
+    }
+
     /// Completes an asynchronous operation if the schedule says so.
     fn async_turn(&mut self, env: &Environment<'_>, idle: bool) -> bool {
         if self.cluster.engine.is_empty() {
@@ -406,6 +431,16 @@ impl Runner {
             _ => 0,
         };
         if let Some(op) = self.cluster.engine.take(heads[pick]) {
+            if self.cluster.trace.is_some() {
+                let name = op.describe();
+                self.record(Event {
+                    name,
+                    cta: self.cluster.ctas[0].linear,
+                    warp: None,
+                    start: self.now(),
+                    duration: 1,
+                });
+            }
             op.complete(&mut AsyncCtx { env, cluster: &mut self.cluster });
         }
         true

@@ -8,6 +8,7 @@ use super::warp::{Flow, LaneState, Warp};
 use crate::check::{Class, Finding};
 use crate::ops::State;
 use crate::program::Reg;
+use crate::trace::Event;
 
 /// Where a warp goes on, if all its lanes that have not exited are ready and at one place.
 #[derive(Clone, Copy)]
@@ -39,6 +40,7 @@ impl Runner {
         let mut warp = std::mem::replace(&mut self.cluster.ctas[cta].warps[index], placeholder);
         warp.yielded = 0;
         let mut together = None;
+        let start = self.now();
         for _ in 0..quantum {
             if !self.step_warp(env, cta, &mut warp, &mut together) || self.cluster.aborted {
                 break;
@@ -47,6 +49,13 @@ impl Runner {
             if env.schedule == Schedule::AsyncAtOnce && !self.cluster.engine.is_empty() {
                 break;
             }
+        }
+        if self.cluster.trace.is_some() {
+            // Named by where it stopped: that is what it waits for.
+            let at = warp.pc[warp.alive().trailing_zeros() as usize % LANES];
+            let place = env.place(at, self.cluster.ctas[cta].linear, 0);
+            let (name, duration) = (format!("line {}: {}", place.line, place.text), self.now() - start);
+            self.record(Event { name, cta: place.cta, warp: Some(index as u32), start, duration });
         }
         self.cluster.ctas[cta].warps[index] = warp;
     }

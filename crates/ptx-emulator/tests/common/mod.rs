@@ -87,6 +87,7 @@ impl Kernel {
             schedule: self.schedule,
             checks: self.checks,
             precision: Default::default(),
+            trace: false,
             budget: 4_000_000,
         });
         outcome.unwrap().findings

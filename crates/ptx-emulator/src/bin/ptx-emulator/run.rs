@@ -39,6 +39,9 @@ pub struct RunArgs {
     /// Write counters to a file, as JSON.
     #[arg(long)]
     counters: Option<PathBuf>,
+    /// Write a timeline to a file, in Chrome's trace format (with several schedules, that of the last).
+    #[arg(long)]
+    trace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -72,12 +75,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             PrecisionArg::F32 => Precision::PlainF32,
         };
         config.budget = args.budget;
+        config.trace = args.trace.is_some();
         let start = Instant::now();
         let spinner = spinner(&name);
         let run = file.run(&config)?;
         spinner.finish_and_clear();
         clean &= report(&name, &run, start.elapsed());
         file.write_outputs(&run)?;
+        if let Some(path) = &args.trace {
+            let timeline = ptx_emulator::trace::chrome(&run.outcome.trace);
+            std::fs::write(path, timeline).with_context(|| format!("{}", path.display()))?;
+        }
         if let Some(path) = &args.counters {
             std::fs::write(path, counters(&run)).with_context(|| format!("{}", path.display()))?;
         }
