@@ -71,7 +71,9 @@ fn committed_ptx_assembles_without_spills_or_stack() {
 fn committed_ptx_has_no_machine_paths() {
     for arch in Arch::ALL {
         let text = std::fs::read_to_string(module::ptx_path(&root(), arch)).unwrap();
-        for needle in [".rs", "/usr/", "/home/", concat!("/ro", "ot/"), "/tmp/", "/rustc/", root().to_str().unwrap()] {
+        for needle in
+            [".rs", "/usr/", "/home/", concat!("/ro", "ot/"), "/tmp/", "/rustc/", root().to_str().unwrap()]
+        {
             assert!(!text.contains(needle), "{arch}: `{needle}`");
         }
     }
