@@ -60,7 +60,12 @@ fn integers_to_integers() {
             check(&body(""), out(tb), &all, |[a, ..]| store(value(a, fs, fb)));
             let (low, high) =
                 if ts { (-(1i128 << (tb - 1)), (1 << (tb - 1)) - 1) } else { (0, (1 << tb) - 1) };
-            check(&body(".sat"), out(tb), &all, |[a, ..]| store(value(a, fs, fb).clamp(low, high)));
+            let (from_low, from_high) =
+                if fs { (-(1i128 << (fb - 1)), (1 << (fb - 1)) - 1) } else { (0, (1 << fb) - 1) };
+            // ptxas accepts `.sat` only where it can change something, and so do we.
+            if from_low < low || from_high > high {
+                check(&body(".sat"), out(tb), &all, |[a, ..]| store(value(a, fs, fb).clamp(low, high)));
+            }
         }
     }
     // Into a wider register.
@@ -81,6 +86,9 @@ fn integers_to_floats() {
     ] {
         for (to, format, width) in [("f16", F16, 16), ("bf16", BF16, 16), ("f32", F32, 32), ("f64", F64, 64)]
         {
+            if to == "bf16" && bits == 8 {
+                continue;
+            }
             for (mode, rounding) in MODES {
                 let body = format!("cvt.r{mode}.{to}.{from} {}, {};", reg("d", width), reg("a", bits));
                 check(&body, out(width), &all, |[a, ..]| {
@@ -168,7 +176,11 @@ fn every_16_bit_float() {
     }
     check("cvt.rn.bf16.f16 %d16, %a16;", Out::B16, &all, |[a, ..]| convert(F16, BF16, Rounding::Nearest, a));
     check("cvt.rz.f16.bf16 %d16, %a16;", Out::B16, &all, |[a, ..]| convert(BF16, F16, Rounding::Zero, a));
-    check("cvt.f64.f16 %d, %a16;", Out::B64, &all, |[a, ..]| convert(F16, F64, Rounding::Nearest, a));
+    check("cvt.f64.f16 %d, %a16;", Out::B64, &all, |[a, ..]| match convert(F16, F64, Rounding::Nearest, a) {
+        // An H200 keeps sign and payload, made quiet.
+        nan if F64.is_nan(nan) => (a >> 15) << 63 | 0x7ff8 << 48 | (a & 0x3ff) << 42,
+        number => number,
+    });
 }
 
 /// f32 inputs whose rounding to 16 bits and less is delicate: every upper half with lower halves around ties.
@@ -209,10 +221,9 @@ fn narrowing_from_f32() {
         u64::from(nvfp4::bf16::from_f32(f(a))) << 16 | u64::from(nvfp4::bf16::from_f32(f(b)))
     });
     check("cvt.rna.tf32.f32 %d32, %a32;", Out::B32, &all, |[a, ..]| {
-        if f(a).is_nan() {
-            0x7fff_ffff
-        } else if f(a).is_infinite() {
-            a
+        if f(a).is_nan() || f(a).is_infinite() {
+            // An H200 cuts NaN.
+            a & 0xffff_e000
         } else {
             (a + 0x1000) & 0xffff_e000
         }
@@ -224,7 +235,8 @@ fn narrowing_from_f32() {
         &float_rows(300),
         |[a, ..]| {
             let sum = f64::from(f(a)) + f64::from_bits(0x3690_0000_0000_0000);
-            convert(F64, F32, Rounding::Up, sum.to_bits())
+            // NaN keeps sign and upper payload through f64.
+            if f(a).is_nan() { a | 1 << 22 } else { convert(F64, F32, Rounding::Up, sum.to_bits()) }
         },
     );
 }

@@ -55,7 +55,7 @@ impl Operation {
         let half = matches!(ty, Ty::F16 | Ty::F16x2 | Ty::BF16 | Ty::BF16x2);
         let integer = matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64);
         let fits = match self {
-            Add => integer || half || matches!(ty, Ty::F32 | Ty::F64),
+            Add => integer && ty != Ty::S64 || half || matches!(ty, Ty::F32 | Ty::F64),
             // f32 vectors have add only; half-precision min and max exist in vectors only.
             Min | Max => integer || half && count > 1,
             And | Or | Xor => matches!(ty, Ty::B32 | Ty::B64),
@@ -81,7 +81,7 @@ impl Operation {
     pub(super) fn apply(self, ty: Ty, is_global: bool, old: u64, b: u64) -> u64 {
         match ty {
             Ty::F32 => add_f32(is_global, old, b),
-            Ty::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+            Ty::F64 => add_f64(old, b),
             Ty::F16 | Ty::BF16 => u64::from(self.half(ty == Ty::BF16, old as u16, b as u16)),
             Ty::F16x2 | Ty::BF16x2 => halves([old, b], |[old, b]| self.half(ty == Ty::BF16x2, old, b)),
             _ => self.integer(ty, old, b),
@@ -138,6 +138,15 @@ impl Operation {
         }
         let how = MinMax { is_min: self == Min, ..MinMax::default() };
         how.pick(16, format.infinity(false), format.nan, x, y) as u16
+    }
+}
+
+/// f64 addition; a NaN operand is passed on as it is.
+fn add_f64(a: u64, b: u64) -> u64 {
+    match (f64::from_bits(a), f64::from_bits(b)) {
+        (_, y) if y.is_nan() => b,
+        (x, _) if x.is_nan() => a,
+        (x, y) => (x + y).to_bits(),
     }
 }
 

@@ -62,9 +62,10 @@ impl Execute for Carry {
     }
 }
 
-fn carry_type(d: &mut Decoder<'_>) -> Result<Ty> {
+fn carry_type(d: &mut Decoder<'_>, writes: bool) -> Result<Ty> {
     let ty = d.ty()?;
     match ty {
+        Ty::U16 | Ty::S16 if !writes => Ok(ty),
         Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64 => Ok(ty),
         _ => d.error(format!("has no type {ty:?}")),
     }
@@ -75,7 +76,7 @@ fn decode_add_sub(d: &mut Decoder<'_>) -> Result<Op> {
     let reads = d.mnemonic().ends_with('c');
     let subtract = d.mnemonic().starts_with("sub");
     let writes = d.take("cc");
-    let ty = carry_type(d)?;
+    let ty = carry_type(d, writes)?;
     let sources = vec![d.value(1, ty)?, d.value(2, ty)?];
     let dst = d.dst(0, ty)?;
     d.finish(3)?;
@@ -87,7 +88,7 @@ fn decode_mad(d: &mut Decoder<'_>) -> Result<Op> {
     let reads = d.mnemonic() == "madc";
     let writes = d.take("cc");
     let high = d.need_one("`.lo` or `.hi`", &[("lo", false), ("hi", true)])?;
-    let ty = carry_type(d)?;
+    let ty = carry_type(d, writes)?;
     let sources = vec![d.value(1, ty)?, d.value(2, ty)?, d.value(3, ty)?];
     let dst = d.dst(0, ty)?;
     d.finish(4)?;

@@ -144,6 +144,12 @@ fn kind_of(d: &Decoder<'_>, name: &str, ty: Ty, ftz: bool) -> Result<(Kind, bool
     })
 }
 
+/// Integer and bit types of 16 to 64 bits.
+pub(super) fn is_plain(ty: Ty) -> bool {
+    let bits = matches!(ty, Ty::B16 | Ty::B32 | Ty::B64);
+    bits || ty.is_integer() && !matches!(ty, Ty::U8 | Ty::S8 | Ty::U16x2 | Ty::S16x2)
+}
+
 /// Takes the comparison with its name.
 fn take_comparison(d: &mut Decoder<'_>) -> Result<(&'static str, Comparison)> {
     let named: Vec<(&str, (&'static str, Comparison))> =
@@ -208,6 +214,9 @@ fn decode_setp(d: &mut Decoder<'_>) -> Result<Op> {
         other => d.dst_of(other, Ty::Pred).map(Some),
     };
     let dst = match d.operand(0)? {
+        Operand::Pair(..) if matches!(ty, Ty::F16 | Ty::BF16) => {
+            return d.error("scalar half-precision comparisons have one destination");
+        }
         Operand::Pair(p, q) => [target(p)?, target(q)?],
         other => [target(other)?, None],
     };
@@ -245,14 +254,24 @@ fn decode_set(d: &mut Decoder<'_>) -> Result<Op> {
     let source_ty = d.ty()?;
     let dst_ty = d.ty()?;
     let (kind, packed) = kind_of(d, name, source_ty, ftz)?;
+    let fits = match (source_ty, dst_ty) {
+        (_, Ty::U32 | Ty::S32) => true,
+        (s, t) if packed => s == t,
+        (Ty::F16 | Ty::BF16, Ty::U16 | Ty::S16) => true,
+        (Ty::F16 | Ty::BF16, Ty::F32) | (Ty::BF16, Ty::F16) => false,
+        (_, Ty::F16 | Ty::F32) => true,
+        (_, Ty::BF16) => !ftz,
+        _ => false,
+    };
+    if !fits {
+        return d.error(format!("has no destination type {dst_ty:?} for {source_ty:?}"));
+    }
     let yes = match dst_ty {
-        Ty::U32 | Ty::S32 if !packed => 0xffff_ffff,
-        Ty::U16 | Ty::S16 if !packed => 0xffff,
         Ty::F32 => 0x3f80_0000,
         Ty::F16 | Ty::F16x2 => 0x3c00,
         Ty::BF16 | Ty::BF16x2 => 0x3f80,
-        Ty::U32 | Ty::S32 => 0xffff,
-        _ => return d.error(format!("has no destination type {dst_ty:?}")),
+        Ty::U32 | Ty::S32 if !packed => 0xffff_ffff,
+        _ => 0xffff,
     };
     let dst = d.dst(0, dst_ty)?;
     let (a, b) = (d.value(1, source_ty)?, d.value(2, source_ty)?);
@@ -298,7 +317,7 @@ impl Execute for Selp {
 /// `selp.type d, a, b, c`.
 fn decode_selp(d: &mut Decoder<'_>) -> Result<Op> {
     let ty = d.ty()?;
-    if !matches!(ty.bits(), 16 | 32 | 64) {
+    if !is_plain(ty) && !matches!(ty, Ty::F32 | Ty::F64) {
         return d.error(format!("has no type {ty:?}"));
     }
     let (dst, sources, pred) = (d.dst(0, ty)?, [d.value(1, ty)?, d.value(2, ty)?], d.pred(3)?);
@@ -311,6 +330,9 @@ fn decode_slct(d: &mut Decoder<'_>) -> Result<Op> {
     let ftz = d.take("ftz");
     let selector = d.ty()?;
     let ty = d.ty()?;
+    if !is_plain(ty) && !matches!(ty, Ty::F32 | Ty::F64) {
+        return d.error(format!("has no type {ty:?}"));
+    }
     let (dst, s) = (d.dst(0, ty)?, [d.value(1, ty)?, d.value(2, ty)?, d.value(3, selector)?]);
     d.finish(4)?;
     match selector {

@@ -1,7 +1,8 @@
 //! `cvt` between scalar types (PTX ISA 9.7.9.22); [`super::convert_packed`] has the packed forms.
 //!
-//! Every conversion rounds once, from the exact value. A conversion to a floating-point type gives the
-//! canonical NaN of that type; bf16 to f32 is a shift and keeps the payload.
+//! Every conversion rounds once, from the exact value. NaN becomes the canonical NaN of the destination, except
+//! that conversions from and to f64 keep sign and upper payload (as an H200 does), and that bf16 to f32 is a
+//! shift and f32 to f32 without modifiers a move.
 
 use super::float::NAN32;
 use super::lanewise::{lanewise, slow_lanewise};
@@ -138,6 +139,12 @@ impl Conversion {
         if self.from == Ty::BF16 && self.to == Ty::F32 && !self.sat {
             return bits << 16 & 0xffff_ffff;
         }
+        if self.from == self.to && self.round == Round::None && !self.ftz && !self.sat {
+            return bits;
+        }
+        if x.is_nan() && !self.sat && (self.from == Ty::F64 || self.to == Ty::F64) {
+            return keep_nan(format(self.from).unwrap_or(F64), f, bits);
+        }
         let mode = if let Round::Float(mode) = self.round { mode } else { Rounding::Nearest };
         let rounded = match exact::decode(F64, x.to_bits()) {
             Number::Nan => f.nan,
@@ -165,6 +172,17 @@ impl Conversion {
     }
 }
 
+/// A NaN of another format: sign and upper payload, quiet.
+fn keep_nan(from: Format, to: Format, bits: u64) -> u64 {
+    let fraction = bits & ((1 << from.fraction) - 1);
+    let fraction = if to.fraction >= from.fraction {
+        fraction << (to.fraction - from.fraction)
+    } else {
+        fraction >> (from.fraction - to.fraction)
+    };
+    to.infinity(bits & from.sign_bit() != 0) | 1 << (to.fraction - 1) | fraction
+}
+
 /// The values of an integer type.
 fn range(ty: Ty) -> (i128, i128) {
     let bits = ty.bits();
@@ -183,14 +201,23 @@ fn decode_cvt(d: &mut Decoder<'_>) -> Result<Op> {
     let (from, to) = (d.ty()?, d.ty()?);
     let c = Conversion { from, to, round, ftz, sat };
     let ok = match (format(from), format(to), round) {
-        (None, None, Round::None) => from.is_integer() && to.is_integer() && !ftz,
-        (None, Some(_), Round::Float(_)) => from.is_integer(),
-        (Some(_), None, Round::Integer(_)) => to.is_integer(),
+        (None, None, Round::None) => {
+            // `.sat` must be able to change something.
+            let (f, t) = (range(from), range(to));
+            from.is_integer() && to.is_integer() && (!sat || f.0 < t.0 || f.1 > t.1)
+        }
+        (None, Some(_), Round::Float(_)) => from.is_integer() && !(to == Ty::BF16 && from.bits() == 8),
+        (Some(_), None, Round::Integer(_)) => to.is_integer() && !(from == Ty::BF16 && to.bits() == 8),
         (Some(_), Some(_), Round::None) => widens(from, to),
-        (Some(_), Some(_), Round::Float(_)) => !widens(from, to),
-        (Some(_), Some(_), Round::Integer(_)) => from == to && from != Ty::BF16,
+        (Some(_), Some(_), Round::Float(_)) => !widens(from, to) || from == Ty::BF16 && to != Ty::BF16,
+        (Some(_), Some(_), Round::Integer(_)) => from == to,
         _ => false,
     };
+    let f32_takes_part = from == Ty::F32 || to == Ty::F32;
+    let bf16_takes_part = from == Ty::BF16 || to == Ty::BF16;
+    if ftz && !f32_takes_part || sat && bf16_takes_part {
+        return d.error("`.ftz` belongs to f32, and bf16 has no `.sat`");
+    }
     if !ok || [from, to].iter().any(|t| matches!(t, Ty::U16x2 | Ty::S16x2)) {
         return d.error("the rounding does not fit the types, or the types are not scalar");
     }

@@ -125,7 +125,8 @@ fn decode_from_f32(d: &mut Decoder<'_>, flags: Flags, to: Ty) -> Result<Op> {
     slow_lanewise(dst, s, move |[a, b]| half(a) << 16 | half(b))
 }
 
-/// `cvt.rna{.satfinite}.tf32.f32 d, a`, `cvt.rn{.relu}{.satfinite}.tf32.f32`, `.rz`: the 13 low bits are 0.
+/// `cvt.rna{.satfinite}.tf32.f32 d, a`, `cvt.rn{.relu}{.satfinite}.tf32.f32`, `.rz`: the 13 low bits are 0. NaN is
+/// cut by `.rna` and canonical otherwise, as on an H200.
 fn decode_tf32(d: &mut Decoder<'_>, flags: Flags) -> Result<Op> {
     let (dst, a) = (d.dst(0, Ty::B32)?, [d.value(1, Ty::F32)?]);
     d.finish(2)?;
@@ -139,7 +140,14 @@ fn decode_tf32(d: &mut Decoder<'_>, flags: Flags) -> Result<Op> {
     }
     slow_lanewise(dst, a, move |[a]| {
         let x = fast::from_f32(a);
-        if x.is_nan() { super::float::NAN32 } else { flags.narrow(TF32, x) << 13 }
+        match flags.mode {
+            Some(Rounding::NearestAway) if x.is_nan() => {
+                // With `.satfinite` the all-ones exponent counts as overflow, whatever the fraction.
+                let cut = a & 0xffff_e000;
+                if flags.satfinite { cut - 0x2000 } else { cut }
+            }
+            _ => flags.narrow(TF32, x) << 13,
+        }
     })
 }
 
@@ -178,7 +186,8 @@ fn decode_to_ue8m0(d: &mut Decoder<'_>, flags: Flags, from: Ty) -> Result<Op> {
     slow_lanewise(dst, s, move |[a, b]| half(a) << 8 | half(b))
 }
 
-/// `cvt.rn.satfinite{.relu}.e4m3x2.f32 d, a, b` and the other narrow types; from f16x2 and bf16x2: `d, a`.
+/// `cvt.rn.satfinite{.relu}.e4m3x2.f32 d, a, b` and the other narrow types; e4m3x2, e5m2x2 and e2m1x2 from
+/// f16x2: `d, a`.
 fn decode_to_small(d: &mut Decoder<'_>, flags: Flags, format: Small, from: Ty, to: Ty) -> Result<Op> {
     if flags.mode != Some(Rounding::Nearest) || !flags.satfinite {
         return d.error("needs `.rn.satfinite`");
@@ -193,8 +202,7 @@ fn decode_to_small(d: &mut Decoder<'_>, flags: Flags, format: Small, from: Ty, t
         });
     }
     let value: fn(u64) -> f64 = match from {
-        Ty::F16x2 => fast::from_f16,
-        Ty::BF16x2 => fast::from_bf16,
+        Ty::F16x2 if matches!(format, E2M1 | E4M3 | E5M2) => fast::from_f16,
         _ => return d.error(format!("conversion from {from:?} to {to:?} is not modelled")),
     };
     let a = [d.value(1, from)?];

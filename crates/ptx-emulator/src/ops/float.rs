@@ -2,8 +2,8 @@
 //! max, copysign, testp. [`super::arithmetic`] has the table.
 //!
 //! Results are correctly rounded in every mode. `.ftz` flushes subnormal inputs, and results that are
-//! subnormal after rounding. f32 NaN results are the canonical 0x7fffffff; f64 NaN results are those of the
-//! host, quiet.
+//! subnormal after rounding. f32 NaN results are the canonical 0x7fffffff. f64 NaN results, which the ISA leaves
+//! open, are those of an H200: one of the NaN operands made quiet, or 0xfff8000000000000.
 
 use super::lanewise::{lanewise, slow_lanewise};
 use crate::decode::{Decoder, Op, Result, Src};
@@ -141,12 +141,17 @@ pub(super) fn decode_binary(d: &mut Decoder<'_>) -> Result<Op> {
         Ty::F32 => lanewise(dst, s, move |[a, b]| binary32(op, flags, a, b)),
         Ty::F32x2 if !flags.sat => lanewise(dst, s, move |v| pair(v, |[a, b]| binary32(op, flags, a, b))),
         Ty::F64 if !flags.ftz && !flags.sat => match (op, flags.mode) {
-            (Binary::Add, Rounding::Nearest) => lanewise(dst, s, |[a, b]| f64_of(f64d(a) + f64d(b))),
-            (Binary::Sub, Rounding::Nearest) => lanewise(dst, s, |[a, b]| f64_of(f64d(a) - f64d(b))),
-            (Binary::Mul, Rounding::Nearest) => lanewise(dst, s, |[a, b]| f64_of(f64d(a) * f64d(b))),
-            (Binary::Mul, mode) => slow_lanewise(dst, s, move |v| exact::mul(F64, mode, v)),
-            (_, mode) => slow_lanewise(dst, s, move |[a, b]| {
-                exact::add(F64, mode, [a, if op == Binary::Sub { b ^ 1 << 63 } else { b }])
+            (Binary::Add, Rounding::Nearest) => lanewise(dst, s, |[a, b]| f64_of(f64d(a) + f64d(b), [b, a])),
+            (Binary::Sub, Rounding::Nearest) => lanewise(dst, s, |[a, b]| f64_of(f64d(a) - f64d(b), [b, a])),
+            (Binary::Mul, Rounding::Nearest) => lanewise(dst, s, |[a, b]| f64_of(f64d(a) * f64d(b), [b, a])),
+            (Binary::Mul, mode) => {
+                slow_lanewise(dst, s, move |[a, b]| f64_of(f64d(exact::mul(F64, mode, [a, b])), [b, a]))
+            }
+            (Binary::Add, mode) => {
+                slow_lanewise(dst, s, move |[a, b]| f64_of(f64d(exact::add(F64, mode, [a, b])), [b, a]))
+            }
+            (Binary::Sub, mode) => slow_lanewise(dst, s, move |[a, b]| {
+                f64_of(f64d(exact::add(F64, mode, [a, b ^ 1 << 63])), [b, a])
             }),
         },
         _ => d.error(format!("a modifier is not allowed with {ty:?}")),
@@ -183,9 +188,16 @@ fn f64d(bits: u64) -> f64 {
     f64::from_bits(bits)
 }
 
+/// An f64 result; if it is NaN, the first NaN among the operands, quiet.
 #[inline(always)]
-fn f64_of(x: f64) -> u64 {
-    x.to_bits()
+pub(super) fn f64_of<const N: usize>(x: f64, operands: [u64; N]) -> u64 {
+    if x.is_nan() { nan64(operands) } else { x.to_bits() }
+}
+
+#[cold]
+fn nan64<const N: usize>(operands: [u64; N]) -> u64 {
+    let nan = operands.into_iter().find(|&o| f64d(o).is_nan());
+    nan.map_or(F64.nan, |o| o | 1 << 51)
 }
 
 /// `fma.rnd{.ftz}{.sat}.f32`, `.f64`, `.f32x2`; `mad` is the same; `fma.rn{.sat}.f32.f16` and `.f32.bf16`.
@@ -216,16 +228,20 @@ pub(super) fn decode_fma(d: &mut Decoder<'_>) -> Result<Op> {
             lanewise(dst, s, |[a, b, c]| bits_of(fma32(Rounding::Nearest, f32_of(a), f32_of(b), f32_of(c))))
         }
         Ty::F32 => lanewise(dst, s, fma),
-        Ty::F32x2 if !flags.sat => lanewise(dst, s, move |v| pair(v, fma)),
+        Ty::F32x2 if !flags.sat && d.mnemonic() == "fma" => lanewise(dst, s, move |v| pair(v, fma)),
         Ty::F64 if !flags.ftz && !flags.sat => match flags.mode {
-            Rounding::Nearest => slow_lanewise(dst, s, |[a, b, c]| f64_of(f64d(a).mul_add(f64d(b), f64d(c)))),
-            mode => slow_lanewise(dst, s, move |v| exact::fma(F64, mode, v)),
+            Rounding::Nearest => {
+                slow_lanewise(dst, s, |[a, b, c]| f64_of(f64d(a).mul_add(f64d(b), f64d(c)), [b, c, a]))
+            }
+            mode => slow_lanewise(dst, s, move |[a, b, c]| {
+                f64_of(f64d(exact::fma(F64, mode, [a, b, c])), [b, c, a])
+            }),
         },
         _ => d.error(format!("a modifier is not allowed with {ty:?}")),
     }
 }
 
-/// `abs{.ftz}.f32 d, a`, `neg{.ftz}.f32 d, a`, and `.f64`: the sign bit only.
+/// `abs{.ftz}.f32 d, a`, `neg{.ftz}.f32 d, a`, and `.f64`. NaN keeps its sign in f64 and becomes canonical in f32.
 pub(super) fn decode_abs_neg(d: &mut Decoder<'_>) -> Result<Op> {
     let is_abs = d.mnemonic() == "abs";
     let ftz = d.take("ftz");
@@ -234,10 +250,10 @@ pub(super) fn decode_abs_neg(d: &mut Decoder<'_>) -> Result<Op> {
     d.finish(2)?;
     let flags = Flags { ftz, ..Flags::default() };
     match (ty, is_abs) {
-        (Ty::F32, true) => lanewise(dst, [a], move |[a]| u64::from(flags.input(a).to_bits() & 0x7fff_ffff)),
-        (Ty::F32, false) => lanewise(dst, [a], move |[a]| u64::from(flags.input(a).to_bits() ^ 0x8000_0000)),
-        (Ty::F64, true) if !ftz => lanewise(dst, [a], |[a]| a & !(1 << 63)),
-        (Ty::F64, false) if !ftz => lanewise(dst, [a], |[a]| a ^ 1 << 63),
+        (Ty::F32, true) => lanewise(dst, [a], move |[a]| bits_of(flags.input(a).abs())),
+        (Ty::F32, false) => lanewise(dst, [a], move |[a]| bits_of(-flags.input(a))),
+        (Ty::F64, true) if !ftz => lanewise(dst, [a], |[a]| f64_of(f64d(a).abs(), [a])),
+        (Ty::F64, false) if !ftz => lanewise(dst, [a], |[a]| f64_of(-f64d(a), [a])),
         _ => d.error(format!("has no form for {ty:?}")),
     }
 }
@@ -317,7 +333,10 @@ pub(super) fn decode_min_max(d: &mut Decoder<'_>) -> Result<Op> {
         }
         Ty::F64 if !flags.ftz && !how.nan && !how.abs => {
             d.finish(3)?;
-            lanewise(dst, [a, b], move |[a, b]| how.pick(64, 0x7ff << 52, F64.nan, a, b))
+            lanewise(dst, [a, b], move |[a, b]| {
+                let picked = how.pick(64, 0x7ff << 52, F64.nan, a, b);
+                f64_of(f64d(picked), [b, a])
+            })
         }
         _ => d.error(format!("has no such form for {ty:?}")),
     }
@@ -346,7 +365,8 @@ pub(super) fn decode_testp(d: &mut Decoder<'_>) -> Result<Op> {
         ("infinite", |m, inf, _| m == inf),
         ("number", |m, inf, _| m <= inf),
         ("notanumber", |m, inf, _| m > inf),
-        ("normal", |m, inf, normal| m >= normal && m < inf),
+        // Zero counts as normal.
+        ("normal", |m, inf, normal| m == 0 || m >= normal && m < inf),
         ("subnormal", |m, _, normal| m > 0 && m < normal),
     ];
     let test = d.need_one("a test", TESTS)?;

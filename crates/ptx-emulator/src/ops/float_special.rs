@@ -4,7 +4,7 @@
 //! IEEE forms are correctly rounded. The approximate forms, which the ISA leaves open within an error bound,
 //! give the f64 result rounded to nearest; `.approx.ftz.f64` keeps the upper 32 bits of it.
 
-use super::float::{Flags, ROUNDINGS, bits_of, f32_of};
+use super::float::{Flags, ROUNDINGS, bits_of, f32_of, f64_of};
 use super::lanewise::{lanewise, slow_lanewise};
 use super::{Entry, root};
 use crate::decode::{Decoder, Op, Result};
@@ -49,8 +49,10 @@ pub(super) fn decode_div(d: &mut Decoder<'_>) -> Result<Op> {
             })
         }),
         Ty::F64 if has_mode && !flags.ftz => match flags.mode {
-            Rounding::Nearest => lanewise(dst, s, |[a, b]| (f64::from_bits(a) / f64::from_bits(b)).to_bits()),
-            mode => slow_lanewise(dst, s, move |v| exact::div(F64, mode, v)),
+            Rounding::Nearest => {
+                lanewise(dst, s, |[a, b]| f64_of(f64::from_bits(a) / f64::from_bits(b), [a, b]))
+            }
+            mode => slow_lanewise(dst, s, move |v| f64_of(f64::from_bits(exact::div(F64, mode, v)), v)),
         },
         _ => d.error(format!("has no such form for {ty:?}")),
     }
@@ -93,11 +95,11 @@ fn decode_rcp(d: &mut Decoder<'_>) -> Result<Op> {
             lanewise(dst, a, |[a]| upper(flush64(1.0 / flush64(f64::from_bits(a)))))
         }
         (Ty::F64, Some(Rounding::Nearest)) if !flags.ftz => {
-            lanewise(dst, a, |[a]| (1.0 / f64::from_bits(a)).to_bits())
+            lanewise(dst, a, |[a]| f64_of(1.0 / f64::from_bits(a), [a]))
         }
-        (Ty::F64, Some(mode)) if !flags.ftz => {
-            slow_lanewise(dst, a, move |[a]| exact::div(F64, mode, [1f64.to_bits(), a]))
-        }
+        (Ty::F64, Some(mode)) if !flags.ftz => slow_lanewise(dst, a, move |[a]| {
+            f64_of(f64::from_bits(exact::div(F64, mode, [1f64.to_bits(), a])), [a])
+        }),
         _ => d.error(format!("has no such form for {ty:?}")),
     }
 }
@@ -118,9 +120,11 @@ fn decode_sqrt(d: &mut Decoder<'_>) -> Result<Op> {
             flags.output(f32_of(exact::sqrt(F32, mode, a)))
         }),
         (Ty::F64, Some(Rounding::Nearest)) if !flags.ftz => {
-            lanewise(dst, a, |[a]| f64::from_bits(a).sqrt().to_bits())
+            lanewise(dst, a, |[a]| f64_of(f64::from_bits(a).sqrt(), [a]))
         }
-        (Ty::F64, Some(mode)) if !flags.ftz => slow_lanewise(dst, a, move |[a]| exact::sqrt(F64, mode, a)),
+        (Ty::F64, Some(mode)) if !flags.ftz => {
+            slow_lanewise(dst, a, move |[a]| f64_of(f64::from_bits(exact::sqrt(F64, mode, a)), [a]))
+        }
         _ => d.error(format!("has no such form for {ty:?}")),
     }
 }

@@ -84,6 +84,9 @@ fn build<const N: usize>(
     f: impl Fn([f64; N]) -> f64 + Send + Sync + Copy + 'static,
 ) -> Result<Op> {
     let Some((half, packed)) = Half::of(ty, flags) else { return d.error(format!("has no type {ty:?}")) };
+    if half.is_bf16 && (flags.sat || flags.ftz && d.mnemonic() != "ex2") || flags.relu && flags.sat {
+        return d.error("a modifier is not allowed with this type");
+    }
     let (dst, s) = operands(d, ty)?;
     slow_lanewise(dst, s, move |v| half.apply(packed, v, f))
 }
@@ -126,8 +129,19 @@ pub(super) fn decode_abs_neg(d: &mut Decoder<'_>) -> Result<Op> {
     let flags = Flags { ftz: d.take("ftz"), ..Flags::default() };
     let ty = d.ty()?;
     let Some((half, packed)) = Half::of(ty, flags) else { return d.error(format!("has no type {ty:?}")) };
+    if half.is_bf16 && flags.ftz {
+        return d.error("bf16 has no `.ftz`");
+    }
     let (dst, s) = operands::<1>(d, ty)?;
-    let element = move |x: u16| if is_abs { half.flush(x) & 0x7fff } else { half.flush(x) ^ 0x8000 };
+    let element = move |x: u16| {
+        if half.format().is_nan(u64::from(x)) {
+            0x7fff
+        } else if is_abs {
+            half.flush(x) & 0x7fff
+        } else {
+            half.flush(x) ^ 0x8000
+        }
+    };
     if packed {
         lanewise(dst, s, move |v| halves(v, |[x]| element(x)))
     } else {
@@ -144,20 +158,14 @@ pub(super) fn decode_min_max(d: &mut Decoder<'_>) -> Result<Op> {
         return d.error("`.xorsign.abs` belong together");
     }
     let Some((half, packed)) = Half::of(ty, flags) else { return d.error(format!("has no type {ty:?}")) };
+    if half.is_bf16 && flags.ftz {
+        return d.error("bf16 has no `.ftz`");
+    }
     let infinity = half.format().infinity(false);
-    let three = d.operand_count() == 4;
-    let pick = move |a: u16, b: u16| {
+    let element = move |[a, b]: [u16; 2]| {
         how.pick(16, infinity, 0x7fff, u64::from(half.flush(a)), u64::from(half.flush(b))) as u16
     };
-    if three {
-        let (dst, s) = operands::<3>(d, ty)?;
-        let element = move |[a, b, c]: [u16; 3]| pick(pick(a, b), c);
-        return lanewise(dst, s, move |v| {
-            if packed { halves(v, element) } else { u64::from(element(v.map(|x| x as u16))) }
-        });
-    }
     let (dst, s) = operands::<2>(d, ty)?;
-    let element = move |[a, b]: [u16; 2]| pick(a, b);
     lanewise(
         dst,
         s,

@@ -9,6 +9,9 @@ use crate::types::Ty;
 
 /// Destination and sources, all of the same type.
 fn same<const N: usize>(d: &Decoder<'_>, ty: Ty) -> Result<(Reg, [Src; N])> {
+    if !ty.is_integer() {
+        return d.error(format!("has no type {ty:?}"));
+    }
     let mut sources = [Src::Imm(0); N];
     for (i, source) in sources.iter_mut().enumerate() {
         *source = d.value(i + 1, ty)?;
@@ -214,8 +217,8 @@ pub(super) fn decode_sad(d: &mut Decoder<'_>) -> Result<Op> {
     })
 }
 
-/// `div.type d, a, b`, `rem.type d, a, b`. Division by zero gives all ones, as the hardware sequence does
-/// (the ISA leaves it open); the remainder is then the dividend.
+/// `div.type d, a, b`, `rem.type d, a, b`. Division by zero, which the ISA leaves open, gives all ones in both, as
+/// an H200 does.
 pub(super) fn decode_div_rem(d: &mut Decoder<'_>) -> Result<Op> {
     let is_div = d.mnemonic() == "div";
     let ty = d.ty()?;
@@ -226,7 +229,7 @@ pub(super) fn decode_div_rem(d: &mut Decoder<'_>) -> Result<Op> {
         })
     } else {
         integer!(d, ty, [u16, i16, u32, i32, u64, i64], dst, s, |a, b| {
-            if b == 0 { a } else { a.wrapping_rem(b) }
+            if b == 0 { !b } else { a.wrapping_rem(b) }
         })
     }
 }

@@ -140,15 +140,32 @@ fn check_register(d: &Decoder<'_>, operand: &Operand, declared: Ty, ty: Ty) -> R
     Ok(())
 }
 
-/// Checks type and vector of a load or store.
-fn check_shape(d: &Decoder<'_>, ty: Ty, count: usize, operands: usize) -> Result<()> {
+/// Checks type, vector and order of a load or store in a state space.
+fn check_shape(
+    d: &Decoder<'_>,
+    (space, order): (AddressSpace, Order),
+    ty: Ty,
+    count: usize,
+    operands: usize,
+) -> Result<()> {
+    let bytes = matches!(ty, Ty::B8 | Ty::U8 | Ty::S8 | Ty::B128 | Ty::F32 | Ty::F64);
+    if !bytes && !super::compare::is_plain(ty) {
+        return d.error(format!("has no type {ty:?}"));
+    }
+    use AddressSpace::{Generic, Global, SharedCluster, SharedCta};
+    if order.is_strong() && !matches!(space, Generic | Global | SharedCta | SharedCluster) {
+        return d.error("a memory order needs global or shared memory");
+    }
+    if ty.bits() as usize * count == 256 && !matches!(space, Generic | Global) {
+        return d.error("256-bit accesses are for global memory");
+    }
     if count != operands {
         return d.error(format!("expected {count} elements, got {operands}"));
     }
-    if !matches!(ty.bits(), 8 | 16 | 32 | 64 | 128) || ty.bits() as usize * count > 8 * MAX_BYTES {
+    if ty.bits() as usize * count > 8 * MAX_BYTES {
         return d.error(format!("{count} elements of {ty:?} are not an access"));
     }
-    if count == 8 && ty.bits() != 32 || ty == Ty::B128 && count != 1 {
+    if ty == Ty::B128 && count != 1 {
         return d.error(format!("has no vectors of {count} {ty:?}"));
     }
     Ok(())
@@ -161,9 +178,11 @@ macro_rules! by_shape {
             (1, 1) => $f::<1, 1>($d, $parts, $elements),
             (2, 1) => $f::<2, 1>($d, $parts, $elements),
             (4, 1) => $f::<4, 1>($d, $parts, $elements),
+            (8, 1) => $f::<8, 1>($d, $parts, $elements),
             (1, 2) => $f::<1, 2>($d, $parts, $elements),
             (2, 2) => $f::<2, 2>($d, $parts, $elements),
             (4, 2) => $f::<4, 2>($d, $parts, $elements),
+            (8, 2) => $f::<8, 2>($d, $parts, $elements),
             (1, 4) => $f::<1, 4>($d, $parts, $elements),
             (2, 4) => $f::<2, 4>($d, $parts, $elements),
             (4, 4) => $f::<4, 4>($d, $parts, $elements),
@@ -189,7 +208,7 @@ fn decode_ld(d: &mut Decoder<'_>) -> Result<Op> {
     let count = access::take_vector(d);
     let ty = d.ty()?;
     let items = d.vector(0)?;
-    check_shape(d, ty, count, items.len())?;
+    check_shape(d, (space, order), ty, count, items.len())?;
     let mut targets = Vec::new();
     for item in items {
         if let Operand::Sink = item {
@@ -293,12 +312,15 @@ fn decode_st(d: &mut Decoder<'_>) -> Result<Op> {
         return d.error("a store cannot acquire");
     }
     let space = access::take_space(d);
+    if matches!(space, AddressSpace::Const | AddressSpace::Param) {
+        return d.error("this memory is read-only");
+    }
     let policy = access::take_hints(d);
     let count = access::take_vector(d);
     let ty = d.ty()?;
     let addr = d.addr(0)?;
     let items = d.vector(1)?;
-    check_shape(d, ty, count, items.len())?;
+    check_shape(d, (space, order), ty, count, items.len())?;
     let mut sources = Vec::new();
     for item in items {
         if let Ok((_, declared)) = d.typed_reg_of(item) {

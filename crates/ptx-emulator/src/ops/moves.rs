@@ -103,6 +103,10 @@ fn element_type(bits: u32, n: usize) -> Option<Ty> {
 /// `mov.type d, a`, `mov.btype d, {a, ...}`, `mov.btype {d, ...}, a`.
 fn decode_mov(d: &mut Decoder<'_>) -> Result<Op> {
     let ty = d.ty()?;
+    let plain = matches!(ty, Ty::Pred | Ty::B128 | Ty::F32 | Ty::F64) || super::compare::is_plain(ty);
+    if !plain {
+        return d.error(format!("has no type {ty:?}"));
+    }
     let words = if ty == Ty::B128 { 2 } else { 1 };
     let check = |n: usize| match element_type(ty.bits(), n) {
         Some(element) => Ok(element),

@@ -37,7 +37,7 @@ pub fn kernel(target: &str, body: &str, out: Out) -> String {
         Out::B8 => "cvt.u16.u8 %d16, %d8; cvt.u64.u16 %d, %d16;",
         Out::Pred => "selp.b64 %d, 1, 0, %dp;",
     };
-    let version = if target == "sm_90a" { "8.0" } else { "8.8" };
+    let version = if target == "sm_90a" { "8.6" } else { "8.8" };
     format!(
         ".version {version}\n.target {target}\n.address_size 64\n\
          .visible .entry k(.param .u64 in, .param .u64 out, .param .u32 n)\n{{\n\
@@ -59,10 +59,41 @@ pub fn eval(body: &str, out: Out, rows: &[[u64; 3]]) -> Vec<u64> {
     eval_for("sm_90a", body, out, rows)
 }
 
-/// Results of `body` for each row of operands. With `EVAL_DUMP` set to a directory, the case is also written there,
-/// to be compared with hardware.
+/// What an H200 gave: digests of cases and of their results (`tests/data/ptx-emulator/README.md`).
+const HARDWARE: &str = include_str!("../../../../tests/data/ptx-emulator/h200.txt");
+
+/// Digest of words.
+fn digest(words: impl Iterator<Item = u64>) -> u64 {
+    words.fold(1, |h: u64, w| {
+        let mixed = w.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(mixed ^ mixed >> 32)
+    })
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks(8).map(|c| {
+        let mut word = [0; 8];
+        word[..c.len()].copy_from_slice(c);
+        u64::from_le_bytes(word)
+    })
+}
+
+/// Results of `body` for each row of operands. If an H200 has run the case, the results must be the same.
 #[track_caller]
 pub fn eval_for(target: &str, body: &str, out: Out, rows: &[[u64; 3]]) -> Vec<u64> {
+    run(target, body, out, rows).0
+}
+
+/// As [`eval`], for cases that an H200 must have run.
+#[track_caller]
+pub fn recorded(body: &str, out: Out, rows: &[[u64; 3]]) {
+    assert!(run("sm_90a", body, out, rows).1, "there is no hardware result for {body}");
+}
+
+/// Results, and whether they have been compared with hardware. With `EVAL_DUMP` set to a directory, the case is
+/// also written there, to be run on hardware.
+#[track_caller]
+fn run(target: &str, body: &str, out: Out, rows: &[[u64; 3]]) -> (Vec<u64>, bool) {
     let source = kernel(target, body, out);
     let mut k = Kernel::new(&source, 128);
     k.grid = [rows.len().div_ceil(128) as u32, 1, 1];
@@ -73,16 +104,18 @@ pub fn eval_for(target: &str, body: &str, out: Out, rows: &[[u64; 3]]) -> Vec<u6
     let findings = k.run(&arguments);
     assert!(findings.is_empty(), "{body}:\n{}", text(&findings));
     let bytes = k.bytes(to, rows.len() * 8);
+    let key = format!("{:016x}", digest(words(source.as_bytes()).chain(words(&input))));
+    let hardware = HARDWARE.lines().filter_map(|l| l.split_once(' ')).find(|(case, _)| *case == key);
+    if let Some((_, result)) = hardware {
+        assert_eq!(result, format!("{:016x}", digest(words(&bytes))), "{body} differs from hardware");
+    }
     if let Ok(dir) = std::env::var("EVAL_DUMP") {
-        use std::hash::{DefaultHasher, Hash, Hasher};
-        let mut hasher = DefaultHasher::new();
-        (&source, &input).hash(&mut hasher);
-        let stem = format!("{dir}/{target}-{:016x}", hasher.finish());
-        std::fs::write(format!("{stem}.ptx"), format!("// {body}\n{source}").replace("\n// ", "\n")).unwrap();
+        let stem = format!("{dir}/{target}-{key}");
+        std::fs::write(format!("{stem}.ptx"), format!("{source}// {}\n", body.replace('\n', " "))).unwrap();
         std::fs::write(format!("{stem}.in"), &input).unwrap();
         std::fs::write(format!("{stem}.out"), &bytes).unwrap();
     }
-    bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect()
+    (words(&bytes).collect(), hardware.is_some())
 }
 
 /// Compares with a reference, row by row.
