@@ -233,7 +233,8 @@ impl<'a> Ctx<'a> {
         let space = match (space, base) {
             // `[symbol]` names its space by itself.
             (AddressSpace::Generic, Src::Param(_)) => AddressSpace::Param,
-            (AddressSpace::Generic, Src::Local(_)) => AddressSpace::Local,
+            // Parameters of calls live in local memory.
+            (AddressSpace::Generic | AddressSpace::Param, Src::Local(_)) => AddressSpace::Local,
             (AddressSpace::Generic, Src::Shared(_) | Src::DynamicShared(_)) => AddressSpace::SharedCluster,
             (space, _) => space,
         };

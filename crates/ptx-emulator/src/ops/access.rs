@@ -16,6 +16,7 @@ const SPACES: &[(&str, AddressSpace)] = &[
     ("local", AddressSpace::Local),
     ("param", AddressSpace::Param),
     ("param::entry", AddressSpace::Param),
+    ("param::func", AddressSpace::Param),
     ("const", AddressSpace::Const),
 ];
 

@@ -40,6 +40,11 @@ impl Execute for Trap {
     }
 }
 
+/// A jump to a code index: `ret` of a function, and around a call whose guard does not hold.
+pub(crate) fn jump(target: u32) -> Op {
+    Box::new(Bra { target })
+}
+
 /// `bra{.uni} label`.
 fn decode_bra(d: &mut Decoder<'_>) -> Result<Op> {
     d.take("uni");

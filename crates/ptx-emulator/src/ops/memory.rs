@@ -312,7 +312,9 @@ fn decode_st(d: &mut Decoder<'_>) -> Result<Op> {
         return d.error("a store cannot acquire");
     }
     let space = access::take_space(d);
-    if matches!(space, AddressSpace::Const | AddressSpace::Param) {
+    // Only parameters of calls can be written, and they live in local memory.
+    let of_call = space == AddressSpace::Param && matches!(d.addr(0)?.base, Src::Local(_));
+    if matches!(space, AddressSpace::Const | AddressSpace::Param) && !of_call {
         return d.error("this memory is read-only");
     }
     let policy = access::take_hints(d);

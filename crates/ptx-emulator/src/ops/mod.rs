@@ -47,6 +47,8 @@ mod tensor_map_ops;
 mod warp;
 mod wgmma;
 
+pub(crate) use control::jump;
+
 use crate::check::Checks;
 use crate::decode::DecodeFn;
 use crate::machine::{Cluster, Cta, Environment, Wait, Warp};
@@ -181,6 +183,11 @@ impl State {
 
     /// What a wait of a thread of CTA rank `cta` waits for, in words with numbers, for deadlock reports.
     pub fn describe_wait(&self, ctas: &[Cta], cta: usize, wait: Wait) -> String {
-        self.sync.describe_wait(ctas, cta, wait).unwrap_or_else(|| format!("{wait:?}"))
+        match wait {
+            Wait::Lanes { mask } => {
+                format!("the other lanes of member mask {mask:#010x} to come to this instruction")
+            }
+            _ => self.sync.describe_wait(ctas, cta, wait).unwrap_or_else(|| format!("{wait:?}")),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::call::{self, Functions};
 use super::layout::{align_up, extent};
 use super::{Global, Inst, Module, Param, Program, Reg, RegisterInfo};
 use crate::decode::{DecodeError, Decoder, Names, Src};
@@ -48,11 +49,16 @@ pub fn load(source: &str) -> Result<Module, LoadError> {
     }
     let mut errors = Vec::new();
     let mut entries = Vec::new();
-    for item in &tree.items {
-        let Item::Function(f) = item else { continue };
-        if f.is_entry && f.body.is_some() {
-            entries.push(Linker::new(&symbols, shared).entry(f, &mut errors)?);
-        }
+    let with_body = || {
+        tree.items.iter().filter_map(|item| match item {
+            Item::Function(f) if f.body.is_some() => Some(f),
+            _ => None,
+        })
+    };
+    let functions: Functions<'_> =
+        with_body().filter(|f| !f.is_entry).map(|f| (f.name.as_str(), f)).collect();
+    for f in with_body().filter(|f| f.is_entry) {
+        entries.push(Linker::new(&symbols, &functions, shared).entry(f, &mut errors)?);
     }
     if !errors.is_empty() {
         return Err(LoadError::Decode(errors));
@@ -130,10 +136,15 @@ struct Scope {
     registers: HashMap<String, (Reg, Ty)>,
     symbols: HashMap<String, Src>,
     labels: HashMap<String, u32>,
+    /// In the body of a callee: the code index behind it.
+    return_to: Option<u32>,
 }
 
 struct Linker<'a> {
     module_symbols: &'a HashMap<String, Src>,
+    functions: &'a Functions<'a>,
+    /// Functions whose calls are being expanded.
+    active: Vec<&'a str>,
     shared: SharedLayout,
     scopes: Vec<Scope>,
     registers: Vec<RegisterInfo>,
@@ -176,9 +187,15 @@ impl Names for View<'_, '_> {
 }
 
 impl<'a> Linker<'a> {
-    fn new(module_symbols: &'a HashMap<String, Src>, shared: SharedLayout) -> Self {
+    fn new(
+        module_symbols: &'a HashMap<String, Src>,
+        functions: &'a Functions<'a>,
+        shared: SharedLayout,
+    ) -> Self {
         Self {
             module_symbols,
+            functions,
+            active: Vec::new(),
             shared,
             scopes: Vec::new(),
             registers: Vec::new(),
@@ -229,6 +246,7 @@ impl<'a> Linker<'a> {
                 Statement::Label(name) => {
                     self.scopes[scope].labels.insert(name.clone(), self.code_len);
                 }
+                Statement::Instruction(i) if call::is_call(i) => self.declare_call(i, scope)?,
                 Statement::Instruction(_) => self.code_len += 1,
                 Statement::Raw(_) => {}
                 Statement::Block(inner) => {
@@ -240,6 +258,40 @@ impl<'a> Linker<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The first pass over the body of a callee, in a scope of its own. What is wrong with a call is reported by
+    /// the second pass.
+    fn declare_call(&mut self, i: &Instruction, scope: usize) -> Result<(), LoadError> {
+        let Ok((call, symbols)) = self.call(i, scope) else { return Ok(()) };
+        // A jump around the body, if the guard does not hold.
+        self.code_len += u32::from(i.guard.is_some());
+        self.scopes.push(Scope { symbols, ..Scope::default() });
+        let id = self.scopes.len() - 1;
+        self.active.push(&call.function.name);
+        self.declare(call.function.body.as_deref().unwrap_or_default(), id)?;
+        self.active.pop();
+        self.scopes[id].return_to = Some(self.code_len);
+        Ok(())
+    }
+
+    /// A call and its parameters.
+    fn call(
+        &self,
+        i: &Instruction,
+        scope: usize,
+    ) -> Result<(call::Call<'a>, HashMap<String, Src>), DecodeError> {
+        let error = |why: &str| Err(DecodeError { line: i.line, text: i.to_string(), why: why.to_owned() });
+        if self.code_len > 1 << 22 {
+            return error("the program is too large with its calls expanded");
+        }
+        let call = call::take_apart(i, self.functions)?;
+        if self.active.contains(&call.function.name.as_str()) {
+            return error("recursion is not modelled");
+        }
+        let view = View { linker: self, scope };
+        let symbols = call::bind(i, &call, |name| view.symbol(name))?;
+        Ok((call, symbols))
     }
 
     fn declare_variable(&mut self, v: &Variable, scope: usize) -> Result<(), LoadError> {
@@ -267,7 +319,8 @@ impl<'a> Linker<'a> {
                 let src = self.shared.place(v)?;
                 self.scopes[scope].symbols.insert(v.name.clone(), src);
             }
-            Space::Local => {
+            // Parameters of calls live in local memory.
+            Space::Local | Space::Param => {
                 let offset = align_up(self.local_bytes, align);
                 if u64::from(offset) + size > 1 << 20 {
                     return Err(bad(v, "local memory exceeds 1 MiB"));
@@ -282,7 +335,7 @@ impl<'a> Linker<'a> {
 
     /// Second pass: decodes, now that every label is known. Visits scopes in the order of the first pass.
     fn decode(
-        &self,
+        &mut self,
         statements: &[Statement],
         scope: usize,
         next_scope: &mut usize,
@@ -296,6 +349,23 @@ impl<'a> Linker<'a> {
                     *next_scope += 1;
                     self.decode(inner, id, next_scope, code, errors);
                 }
+                Statement::Instruction(i) if call::is_call(i) => match self.call(i, scope) {
+                    Ok((call, _)) => {
+                        let id = *next_scope;
+                        *next_scope += 1;
+                        if i.guard.is_some() {
+                            match self.jump_around(i, scope, id) {
+                                Ok(inst) => code.push(inst),
+                                Err(e) => errors.push(e),
+                            }
+                        }
+                        self.active.push(&call.function.name);
+                        let body = call.function.body.as_deref().unwrap_or_default();
+                        self.decode(body, id, next_scope, code, errors);
+                        self.active.pop();
+                    }
+                    Err(e) => errors.push(e),
+                },
                 Statement::Instruction(i) => match self.instruction(i, scope) {
                     Ok(inst) => code.push(inst),
                     Err(e) => errors.push(e),
@@ -305,17 +375,35 @@ impl<'a> Linker<'a> {
         }
     }
 
+    /// The jump around the body of a guarded call (scope `id`), for lanes whose guard does not hold.
+    fn jump_around(&self, i: &Instruction, scope: usize, id: usize) -> Result<Inst, DecodeError> {
+        let guard = self.guard(i, scope)?.map(|(reg, negated)| (reg, !negated));
+        let op = ops::jump(self.scopes[id].return_to.unwrap_or_default());
+        Ok(Inst { line: i.line, guard, text: i.to_string(), op })
+    }
+
+    fn guard(&self, i: &Instruction, scope: usize) -> Result<Option<(Reg, bool)>, DecodeError> {
+        let view = View { linker: self, scope };
+        match &i.guard {
+            Some(g) => match view.register(&g.name) {
+                Some((reg, Ty::Pred)) => Ok(Some((reg, g.negated))),
+                _ => Decoder::new(i, &view).error(format!("guard `{}` is not a predicate register", g.name)),
+            },
+            None => Ok(None),
+        }
+    }
+
     fn instruction(&self, i: &Instruction, scope: usize) -> Result<Inst, DecodeError> {
         let view = View { linker: self, scope };
         let mut decoder = Decoder::new(i, &view);
-        let guard = match &i.guard {
-            Some(g) => match view.register(&g.name) {
-                Some((reg, Ty::Pred)) => Some((reg, g.negated)),
-                _ => return decoder.error(format!("guard `{}` is not a predicate register", g.name)),
-            },
-            None => None,
-        };
+        let guard = self.guard(i, scope)?;
+        let returns = view.find(|s| s.return_to);
         let op = match ops::decode_fn(&i.opcode) {
+            _ if i.opcode[0] == "ret" && returns.is_some() => {
+                decoder.take("uni");
+                decoder.finish(0)?;
+                ops::jump(returns.unwrap_or_default())
+            }
             Some(decode) => decode(&mut decoder)?,
             None => return decoder.error("instruction is not modelled"),
         };

@@ -1,5 +1,6 @@
 //! A module made executable: symbols laid out, registers numbered, labels resolved, instructions decoded.
 
+mod call;
 mod layout;
 mod link;
 

@@ -406,7 +406,7 @@ fn granules(range: Range) -> Vec<Granule> {
     };
     match range {
         Range::Global { address, bytes } => {
-            let end = address + u64::from(bytes);
+            let end = address.saturating_add(u64::from(bytes));
             (address / 4..end.div_ceil(4))
                 .map(|g| Granule { at: At::Global(g), mask: mask(g, address, end) })
                 .collect()
