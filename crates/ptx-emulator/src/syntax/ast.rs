@@ -151,9 +151,9 @@ pub enum Operand {
     Not(String),
     /// An integer constant, as 64 bits; `-1` is all ones.
     Int(i128),
-    /// `0fXXXXXXXX`: bits of an f32.
+    /// `0f` and eight hex digits: bits of an f32.
     F32(u32),
-    /// `0dXXXXXXXXXXXXXXXX` or a decimal floating-point constant: bits of an f64.
+    /// `0d` and sixteen hex digits, or a decimal floating-point constant: bits of an f64.
     F64(u64),
     /// `{a, b, c, d}`.
     Vector(Vec<Operand>),
