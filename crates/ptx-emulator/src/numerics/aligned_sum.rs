@@ -7,8 +7,10 @@
 //! 2. every magnitude is truncated to `window` fraction bits below 2^E (25; 13 for Hopper FP8);
 //! 3. the exact sum is truncated to 24 significant bits (14 for Hopper FP8).
 
-use super::element::{Class, Element, decode_f32};
+use super::element::{Class, Element, Format, decode_f32};
 use super::round::{CANONICAL_NAN, toward_zero};
+use crate::softfloat::exact::{self, Exact};
+use crate::softfloat::{F16, Rounding};
 
 /// Widths of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +26,89 @@ pub const WIDE: Unit = Unit { window: 25, result: 24 };
 /// FP8 operands on Hopper.
 pub const HOPPER_FP8: Unit = Unit { window: 13, result: 14 };
 
+/// The addend of a step: an element with its fraction bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Addend {
+    element: Element,
+    fraction: u32,
+}
+
+impl Addend {
+    /// f32 bits.
+    pub const fn f32(bits: u32) -> Self {
+        Self { element: decode_f32(bits), fraction: 23 }
+    }
+
+    /// binary16 bits.
+    pub const fn f16(bits: u32) -> Self {
+        Self { element: Format::F16.decode(bits & 0xffff), fraction: 10 }
+    }
+
+    /// Times `2^-by`.
+    #[must_use]
+    pub const fn scaled_down(mut self, by: u32) -> Self {
+        self.element.exp -= by as i32;
+        self
+    }
+}
+
+/// A sum before it is rounded to the accumulator's format.
+enum Sum {
+    Nan,
+    Infinity(bool),
+    /// An integer times a power of two.
+    Finite(i128, i32),
+}
+
+/// The type of the accumulator, with the width of the unit's results in f32.
+fn finish(sum: &Sum, unit: Unit) -> u32 {
+    match *sum {
+        Sum::Nan => CANONICAL_NAN,
+        Sum::Infinity(negative) => 0x7f80_0000 | u32::from(negative) << 31,
+        Sum::Finite(value, exp) => toward_zero(value, exp, unit.result),
+    }
+}
+
+/// A sum rounded to nearest binary16; zero is +0.
+fn finish_f16(sum: &Sum) -> u32 {
+    match *sum {
+        Sum::Nan => F16.nan as u32,
+        Sum::Infinity(negative) => F16.infinity(negative) as u32,
+        Sum::Finite(0, _) => 0,
+        Sum::Finite(value, exponent) => {
+            let x = Exact { negative: value < 0, exponent, magnitude: value.unsigned_abs() };
+            exact::round(F16, Rounding::Nearest, x) as u32
+        }
+    }
+}
+
 /// `c + sum a[i] * b[i]` as one step. `fraction` is the sum of the operands' fraction bits. Returns f32 bits.
 ///
 /// # Panics
 /// If the operands differ in length.
 pub fn step(a: &[Element], b: &[Element], c: u32, fraction: u32, unit: Unit) -> u32 {
+    step_onto(a, b, Addend::f32(c), fraction, unit)
+}
+
+/// As [`step`], with any addend.
+///
+/// # Panics
+/// If the operands differ in length.
+pub fn step_onto(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Unit) -> u32 {
+    finish(&aligned_sum(a, b, c, fraction, unit), unit)
+}
+
+/// As [`step_onto`], with a binary16 accumulator: the aligned sum is rounded once, to nearest.
+///
+/// # Panics
+/// If the operands differ in length.
+pub fn step_f16(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Unit) -> u32 {
+    finish_f16(&aligned_sum(a, b, c, fraction, unit))
+}
+
+fn aligned_sum(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Unit) -> Sum {
     assert_eq!(a.len(), b.len(), "operands of one step have the same K");
-    let addend = decode_f32(c);
+    let addend = c.element;
     if let Some(special) = specials(a, b, addend) {
         return special;
     }
@@ -42,13 +120,39 @@ pub fn step(a: &[Element], b: &[Element], c: u32, fraction: u32, unit: Unit) -> 
         }
     }
     if top == i32::MIN {
-        return 0;
+        return Sum::Finite(0, 0);
     }
-    let mut sum = aligned(i64::from(addend.sig), 23, top - addend.exp, unit.window);
+    let mut sum = aligned(i64::from(addend.sig), c.fraction, top - addend.exp, unit.window);
     for (x, y) in a.iter().zip(b) {
         sum += aligned(i64::from(x.sig) * i64::from(y.sig), fraction, top - x.exp - y.exp, unit.window);
     }
-    toward_zero(i128::from(sum), top - unit.window as i32, unit.result)
+    Sum::Finite(i128::from(sum), top - unit.window as i32)
+}
+
+/// The unit of exact sums of narrow formats, whose products lie within 2^-40 .. 2^40.
+const NARROW_UNIT: i32 = -44;
+
+fn narrow_sum(a: &[Element], b: &[Element], fraction: u32) -> i128 {
+    assert_eq!(a.len(), b.len(), "operands of one step have the same K");
+    a.iter()
+        .zip(b)
+        .map(|(x, y)| {
+            i128::from(x.sig * y.sig) << (x.exp + y.exp - fraction as i32 - NARROW_UNIT).clamp(0, 90)
+        })
+        .sum()
+}
+
+/// `c + sum a[i] * b[i]` of narrow formats, exact, rounded once to nearest binary16.
+///
+/// # Panics
+/// If the operands differ in length.
+pub fn nearest_f16(a: &[Element], b: &[Element], c: u32, fraction: u32) -> u32 {
+    let addend = Addend::f16(c).element;
+    let sum = specials(a, b, addend).unwrap_or_else(|| {
+        let c = i128::from(addend.sig) << (addend.exp - 10 - NARROW_UNIT);
+        Sum::Finite(narrow_sum(a, b, fraction) + c, NARROW_UNIT)
+    });
+    finish_f16(&sum)
 }
 
 /// `c + 2^scale * sum a[i] * b[i]`, computed exactly and rounded once to nearest even: what B200's FP8 kinds were
@@ -57,19 +161,12 @@ pub fn step(a: &[Element], b: &[Element], c: u32, fraction: u32, unit: Unit) -> 
 /// # Panics
 /// If the operands differ in length.
 pub fn nearest(a: &[Element], b: &[Element], c: u32, fraction: u32, scale: i32) -> u32 {
-    assert_eq!(a.len(), b.len(), "operands of one step have the same K");
     let addend = decode_f32(c);
     if let Some(special) = specials(a, b, addend) {
-        return special;
+        return finish(&special, WIDE);
     }
-    // Products of narrow formats lie within 2^-40 .. 2^40.
-    const UNIT: i32 = -44;
-    let sum: i128 = a
-        .iter()
-        .zip(b)
-        .map(|(x, y)| i128::from(x.sig * y.sig) << (x.exp + y.exp - fraction as i32 - UNIT).clamp(0, 90))
-        .sum();
-    let exp = UNIT + scale;
+    let sum = narrow_sum(a, b, fraction);
+    let exp = NARROW_UNIT + scale;
     if addend.sig == 0 {
         return super::round::to_nearest(sum, exp);
     }
@@ -108,7 +205,7 @@ fn aligned(value: i64, fraction: u32, below: i32, window: u32) -> i64 {
     }
 }
 
-fn specials(a: &[Element], b: &[Element], c: Element) -> Option<u32> {
+fn specials(a: &[Element], b: &[Element], c: Element) -> Option<Sum> {
     let finite = |e: &Element| e.class == Class::Finite;
     if finite(&c) && a.iter().all(finite) && b.iter().all(finite) {
         return None;
@@ -119,24 +216,24 @@ fn specials(a: &[Element], b: &[Element], c: Element) -> Option<u32> {
         negative |= is_negative;
     };
     if c.class == Class::Nan {
-        return Some(CANONICAL_NAN);
+        return Some(Sum::Nan);
     }
     if c.class == Class::Infinite {
         infinity(c.sig < 0);
     }
     for (x, y) in a.iter().zip(b) {
         match (x.class, y.class) {
-            (Class::Nan, _) | (_, Class::Nan) => return Some(CANONICAL_NAN),
+            (Class::Nan, _) | (_, Class::Nan) => return Some(Sum::Nan),
             (Class::Finite, Class::Finite) => {}
             // Infinity times zero.
-            _ if (finite(x) && x.sig == 0) || (finite(y) && y.sig == 0) => return Some(CANONICAL_NAN),
+            _ if (finite(x) && x.sig == 0) || (finite(y) && y.sig == 0) => return Some(Sum::Nan),
             _ => infinity((x.sig < 0) != (y.sig < 0)),
         }
     }
     Some(match (positive, negative) {
-        (true, true) => CANONICAL_NAN,
-        (true, false) => 0x7f80_0000,
-        (false, true) => 0xff80_0000,
+        (true, true) => Sum::Nan,
+        (true, false) => Sum::Infinity(false),
+        (false, true) => Sum::Infinity(true),
         (false, false) => return None,
     })
 }

@@ -23,6 +23,23 @@ pub struct MatrixDescriptor {
     pub sbo: u32,
     /// Width of the swizzle atom in bytes: 16 (none), 32, 64 or 128.
     pub width: u32,
+    /// 128-byte swizzle in units of 32 bytes (sm_100, MN-major only).
+    pub atom32: bool,
+    /// Base offset: bits 7-9 of the address where the swizzle's pattern starts.
+    pub base: u32,
+}
+
+/// What an instruction reads of an operand.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Rows (M or N).
+    pub rows: usize,
+    /// Bytes along K.
+    pub k_bytes: usize,
+    /// Bytes of an element if the operand is MN-major.
+    pub mn_major: Option<u32>,
+    /// How many bytes of each 16 hold data, the rest being padding (K-major).
+    pub data: usize,
 }
 
 impl MatrixDescriptor {
@@ -39,9 +56,7 @@ impl MatrixDescriptor {
         if let Some((at, n)) = reserved.iter().find(|&&(at, n)| field(at, n) != 0) {
             return Err(format!("reserved bits {at}..{} of descriptor {bits:#018x} are set", at + n));
         }
-        if field(49, 3) != 0 {
-            return Err(format!("descriptor {bits:#018x}: a base offset other than 0 is not modelled"));
-        }
+        let mut atom32 = false;
         let width = match generation {
             Generation::Sm90 => [16, 128, 64, 32][field(62, 2) as usize],
             Generation::Sm100 => {
@@ -53,17 +68,27 @@ impl MatrixDescriptor {
                 }
                 match field(61, 3) {
                     0 => 16,
+                    1 => {
+                        atom32 = true;
+                        128
+                    }
                     2 => 128,
                     4 => 64,
                     6 => 32,
-                    other => return Err(format!("descriptor {bits:#018x}: swizzle {other} is not modelled")),
+                    other => return Err(format!("descriptor {bits:#018x}: swizzle {other} is not valid")),
                 }
             }
         };
-        Ok(Self { start: field(0, 14) << 4, lbo: field(16, 14) << 4, sbo: field(32, 14) << 4, width })
+        let base = field(49, 3);
+        if base != 0 && width == 16 {
+            return Err(format!("descriptor {bits:#018x}: base offset {base} without a swizzle"));
+        }
+        let (start, lbo, sbo) = (field(0, 14) << 4, field(16, 14) << 4, field(32, 14) << 4);
+        Ok(Self { start, lbo, sbo, width, atom32, base })
     }
 
-    /// The permutation of 16-byte chunks, on absolute shared-memory address bits.
+    /// The permutation of chunks. The row of the pattern is that of the shared-memory address, counted from the
+    /// pattern's start.
     fn swizzle(&self, address: u32) -> u32 {
         let mask = match self.width {
             32 => 0x10,
@@ -71,7 +96,8 @@ impl MatrixDescriptor {
             128 => 0x70,
             _ => 0,
         };
-        address ^ ((address >> 3) & mask)
+        let row = (address >> 7).wrapping_sub(self.base);
+        if self.atom32 { address ^ (row << 5 & 0x60) } else { address ^ (row << 4 & mask) }
     }
 
     /// Address of the 16-byte chunk `chunk` along K of row `row`, K-major.
@@ -89,41 +115,48 @@ impl MatrixDescriptor {
             mn % t * bytes + mn / t * self.sbo + k % 8 * 16 + k / 8 * self.lbo
         } else {
             let w = self.width / 16;
-            mn % t * bytes + mn / t % w * 16 + mn / (t * w) * self.lbo + k % 8 * self.width + k / 8 * self.sbo
+            // Rows along K of a swizzle atom.
+            let group = if self.atom32 { 4 } else { 8 };
+            mn % t * bytes
+                + mn / t % w * 16
+                + mn / (t * w) * self.lbo
+                + k % group * self.width
+                + k / group * self.sbo
         };
         self.swizzle(self.start.wrapping_add(offset))
     }
 
-    /// Reads an operand of `rows` rows (M or N) by `k_bytes` bytes along K into row-major `[rows, k_bytes]`, and
-    /// calls `touch(offset, bytes)` for every piece of shared memory that is read. Returns whether all of it was
-    /// initialised.
+    /// Reads an operand into row-major `[rows, k_bytes]`, and calls `touch(offset, bytes)` for every piece of shared
+    /// memory that is read. Returns whether all of it was initialised.
     ///
     /// # Errors
     /// What is out of range or invalid.
     pub fn fetch(
         &self,
         shared: &SharedMemory,
-        rows: usize,
-        k_bytes: usize,
-        element_bytes: Option<u32>,
+        extent: Extent,
         out: &mut Vec<u8>,
         mut touch: impl FnMut(u32, u32),
     ) -> Result<bool, String> {
+        let Extent { rows, k_bytes, mn_major, data } = extent;
         out.clear();
         out.resize(rows * k_bytes, 0);
         let outside = |address: u32| {
             format!("operand at shared offset {address:#x} is outside {:#x} bytes", shared.len())
         };
         let mut init = true;
-        match element_bytes {
+        match mn_major {
+            None if self.atom32 => {
+                return Err("128-byte swizzle with 32-byte atoms has no K-major layout".to_owned());
+            }
             None => {
                 for row in 0..rows {
                     for chunk in 0..k_bytes / 16 {
                         let address = self.k_major(row as u32, chunk as u32);
-                        let bytes = shared.get(address, 16).ok_or_else(|| outside(address))?;
-                        out[row * k_bytes + chunk * 16..][..16].copy_from_slice(bytes);
-                        init &= shared.is_init(address, 16);
-                        touch(address, 16);
+                        let bytes = shared.get(address, data).ok_or_else(|| outside(address))?;
+                        out[row * k_bytes + chunk * 16..][..data].copy_from_slice(bytes);
+                        init &= shared.is_init(address, data);
+                        touch(address, data as u32);
                     }
                 }
             }
@@ -158,7 +191,7 @@ mod tests {
             (0x0000_4010, 16, 256),
         ] {
             let d = MatrixDescriptor::decode(high << 32 | 0x0008_0040, Generation::Sm100).unwrap();
-            assert_eq!(d, MatrixDescriptor { start: 0x400, lbo: 128, sbo, width });
+            assert_eq!(d, MatrixDescriptor { start: 0x400, lbo: 128, sbo, width, atom32: false, base: 0 });
         }
         assert!(MatrixDescriptor::decode(0x4000_0040 << 32, Generation::Sm100).is_err(), "version 0");
         assert!(MatrixDescriptor::decode(1 << 14, Generation::Sm90).is_err(), "reserved");
@@ -167,7 +200,7 @@ mod tests {
     #[test]
     fn sw128_formula() {
         // Row r, byte b of an SW128 tile: r * 128 + ((b / 16) ^ (r % 8)) * 16.
-        let d = MatrixDescriptor { start: 0x400, lbo: 16, sbo: 1024, width: 128 };
+        let d = MatrixDescriptor { start: 0x400, lbo: 16, sbo: 1024, width: 128, atom32: false, base: 0 };
         for row in 0..64 {
             for chunk in 0..8 {
                 assert_eq!(d.k_major(row, chunk), 0x400 + row * 128 + ((chunk ^ (row % 8)) * 16));

@@ -104,6 +104,7 @@ const FAMILIES: &[&[Entry]] = &[
     tcgen05::TABLES[3],
     tcgen05::TABLES[4],
     tcgen05::TABLES[5],
+    tcgen05::TABLES[6],
     cp_async::TABLE,
     tensor_copy::TABLE,
     bulk::TABLE,

@@ -5,7 +5,7 @@ use super::state::{InFlight, check_allocated};
 use crate::check::{Access, Class, Mode, Place};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, QueueKey};
-use crate::ops::descriptor::{Generation, MatrixDescriptor};
+use crate::ops::descriptor::{Extent, Generation, MatrixDescriptor};
 use crate::ops::hooks::{self, AsyncId, Kind, Proxy, Range};
 use crate::ops::{Entry, form};
 use crate::types::Ty;
@@ -17,22 +17,52 @@ pub(super) const TABLE: &[Entry] = &[form("tcgen05", &["cp"], decode)];
 struct Shape {
     rows: usize,
     bytes: usize,
-    /// First lanes of the copies of the first half of the rows, and of the second half.
-    lanes: [&'static [usize]; 2],
+    /// Consecutive rows that go to consecutive lanes.
+    run: usize,
+    /// First lanes of the copies of each run.
+    lanes: &'static [&'static [usize]],
 }
 
-const SHAPES: [(&str, Shape); 4] = [
-    ("128x256b", Shape { rows: 128, bytes: 32, lanes: [&[0], &[64]] }),
-    ("128x128b", Shape { rows: 128, bytes: 16, lanes: [&[0], &[64]] }),
-    ("64x128b", Shape { rows: 64, bytes: 16, lanes: [&[0, 64], &[32, 96]] }),
-    ("32x128b", Shape { rows: 32, bytes: 16, lanes: [&[0, 32, 64, 96], &[16, 48, 80, 112]] }),
+const SHAPES: [(&str, Shape); 5] = [
+    ("128x256b", Shape { rows: 128, bytes: 32, run: 128, lanes: &[&[0]] }),
+    ("128x128b", Shape { rows: 128, bytes: 16, run: 128, lanes: &[&[0]] }),
+    ("64x128b", Shape { rows: 64, bytes: 16, run: 64, lanes: &[&[0, 64]] }),
+    ("32x128b", Shape { rows: 32, bytes: 16, run: 32, lanes: &[&[0, 32, 64, 96]] }),
+    // A row for each partition of 32 lanes, at the lane of the address.
+    ("4x256b", Shape { rows: 4, bytes: 32, run: 1, lanes: &[&[0], &[32], &[64], &[96]] }),
 ];
+
+/// `.b8x16.b4x16_p64`, `.b8x16.b6x16_p32`: 16 packed elements and padding become 16 bytes, an element in the low
+/// bits of each. (That they are the low bits is inferred from `ldmatrix`, which has the same formats.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Plain,
+    Packed { bits: usize },
+}
+
+impl Source {
+    /// Bytes of each 16 that hold data.
+    fn data(self) -> usize {
+        match self {
+            Source::Plain => 16,
+            Source::Packed { bits } => 2 * bits,
+        }
+    }
+
+    fn expand(self, chunk: &mut [u8; 16]) {
+        if let Source::Packed { bits } = self {
+            let word = u128::from_le_bytes(*chunk);
+            *chunk = std::array::from_fn(|i| (word >> (bits * i)) as u8 & (0xff >> (8 - bits)));
+        }
+    }
+}
 
 struct Copy {
     group: u32,
     addr: Addr,
     source: Src,
     shape: Shape,
+    format: Source,
 }
 
 impl Execute for Copy {
@@ -45,13 +75,9 @@ impl Execute for Copy {
             let columns = self.shape.bytes as u32 / 4;
             let rank = ctx.cluster.ctas[ctx.cta].rank;
             let ctas: Vec<u32> = if self.group == 2 { vec![rank & !1, rank | 1] } else { vec![rank] };
-            if address >> 16 != 0 {
-                ctx.finding(
-                    Class::TensorLanes,
-                    lane,
-                    format!("cp to lane {}: must be 0", address >> 16),
-                    None,
-                );
+            let first = (address >> 16) as usize;
+            if first >= if self.shape.run == 1 { 32 } else { 1 } {
+                ctx.finding(Class::TensorLanes, lane, format!("cp to lane {first}: not possible"), None);
                 return Flow::Abort;
             }
             for &cta in &ctas {
@@ -74,7 +100,8 @@ impl Execute for Copy {
                 what: "cp",
             });
             let race = hooks::async_issue(ctx, lane, Proxy::Async, "tcgen05.cp");
-            let op = Pending { race, shape: self.shape, ctas, column, source, place };
+            let (shape, format) = (self.shape, self.format);
+            let op = Pending { race, shape, format, ctas, first, column, source, place };
             ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
             ctx.cluster.counters.add("tcgen05.cp", 1);
         }
@@ -109,7 +136,10 @@ fn overwrites_scales(ctx: &mut Ctx<'_>, lane: usize, ctas: &[u32], column: u32, 
 struct Pending {
     race: AsyncId,
     shape: Shape,
+    format: Source,
     ctas: Vec<u32>,
+    /// Lane of the address.
+    first: usize,
     column: u32,
     source: u64,
     place: Place,
@@ -117,16 +147,15 @@ struct Pending {
 
 impl AsyncOp for Pending {
     fn complete(self: Box<Self>, ctx: &mut AsyncCtx<'_>) {
-        let Shape { rows, bytes, lanes } = self.shape;
+        let Shape { rows, bytes, run, lanes } = self.shape;
         let columns = bytes / 4;
         for &cta in &self.ctas {
             let mut data = Vec::new();
             let mut touched = Vec::new();
             let fetched = match ctx.cluster.ctas.get(cta as usize) {
                 Some(source) => MatrixDescriptor::decode(self.source, Generation::Sm100).and_then(|d| {
-                    d.fetch(&source.shared, rows, bytes, None, &mut data, |offset, n| {
-                        touched.push((offset, n))
-                    })
+                    let extent = Extent { rows, k_bytes: bytes, mn_major: None, data: self.format.data() };
+                    d.fetch(&source.shared, extent, &mut data, |offset, n| touched.push((offset, n)))
                 }),
                 None => Err(format!("CTA rank {cta} of the pair is not in the cluster")),
             };
@@ -146,16 +175,20 @@ impl AsyncOp for Pending {
                     Kind::Read,
                 );
             }
-            let written =
-                Range::Tensor { cta, lane: 0, lanes: 128, column: self.column, columns: columns as u32 };
-            hooks::async_access(ctx.env, ctx.cluster, self.race, written, Kind::Write);
+            data.as_chunks_mut::<16>().0.iter_mut().for_each(|chunk| self.format.expand(chunk));
+            for &first in lanes.iter().copied().flatten() {
+                let (lane, lanes) = ((first + self.first) as u32, run as u32);
+                let (column, columns) = (self.column, columns as u32);
+                let written = Range::Tensor { cta, lane, lanes, column, columns };
+                hooks::async_access(ctx.env, ctx.cluster, self.race, written, Kind::Write);
+            }
             let memory = ctx.cluster.state.tcgen05.memory(cta);
             for row in 0..rows {
-                let (half, within) = (row / (rows / 2), row % (rows / 2));
+                let (part, within) = (row / run, row % run + self.first);
                 for column in 0..columns {
                     let at = row * bytes + column * 4;
                     let word = u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]);
-                    for &first in lanes[half] {
+                    for &first in lanes[part] {
                         memory.set(first + within, self.column as usize + column, word, init);
                     }
                 }
@@ -168,18 +201,24 @@ impl AsyncOp for Pending {
     }
 }
 
-/// `tcgen05.cp.cta_group.SHAPE{.multicast} [taddr], s-desc`.
+/// `tcgen05.cp.cta_group.SHAPE{.multicast}{.b8x16.src_fmt} [taddr], s-desc`.
 fn decode(d: &mut Decoder<'_>) -> Result<Op> {
     d.take("cp");
     let group = cta_group(d)?;
     let mut shape = d.need_one("a shape that is modelled", &SHAPES)?;
     match shape.rows {
         32 if !d.take("warpx4") => return d.error("32x128b needs .warpx4"),
-        64 if d.take("warpx2::01_23") => shape.lanes = [&[0, 32], &[64, 96]],
+        64 if d.take("warpx2::01_23") => shape = Shape { run: 32, lanes: &[&[0, 32], &[64, 96]], ..shape },
         64 if !d.take("warpx2::02_13") => return d.error("64x128b needs .warpx2"),
         _ => {}
     }
+    let format = if d.take("b8x16") {
+        let formats = [("b4x16_p64", Source::Packed { bits: 4 }), ("b6x16_p32", Source::Packed { bits: 6 })];
+        d.need_one("a source format", &formats)?
+    } else {
+        Source::Plain
+    };
     let (addr, source) = (d.addr(0)?, d.src(1, Ty::B64)?);
     d.finish(2)?;
-    Ok(Box::new(Copy { group, addr, source, shape }))
+    Ok(Box::new(Copy { group, addr, source, shape, format }))
 }

@@ -11,6 +11,8 @@ pub enum MmaKind {
     Tf32,
     /// `kind::f8f6f4`.
     F8f6f4,
+    /// `kind::i8`.
+    I8,
     /// `kind::mxf8f6f4.block_scale`.
     Mxf8f6f4,
     /// `kind::mxf4.block_scale` and `kind::mxf4nvf4.block_scale` with one scale per 32.
@@ -30,7 +32,7 @@ impl MmaKind {
         match self {
             MmaKind::F16 => 16,
             MmaKind::Tf32 => 8,
-            MmaKind::F8f6f4 | MmaKind::Mxf8f6f4 => 32,
+            MmaKind::F8f6f4 | MmaKind::I8 | MmaKind::Mxf8f6f4 => 32,
             MmaKind::Mxf4 | MmaKind::Nvf4 => 64,
         }
     }
@@ -41,6 +43,15 @@ impl MmaKind {
             MmaKind::F16 => 2,
             MmaKind::Tf32 => 4,
             _ => 1,
+        }
+    }
+
+    /// Bytes of each 16 in shared memory that hold data: 4-bit and 6-bit elements of the 8-bit kinds are padded.
+    pub fn data_bytes(self, format: Format) -> usize {
+        match (self, format) {
+            (MmaKind::F8f6f4 | MmaKind::Mxf8f6f4, Format::E2m1) => 8,
+            (MmaKind::F8f6f4 | MmaKind::Mxf8f6f4, Format::E2m3 | Format::E3m2) => 12,
+            _ => 16,
         }
     }
 }
@@ -62,6 +73,10 @@ pub struct InstructionDescriptor {
     pub transpose: (bool, bool),
     /// f16 accumulators.
     pub f16_accumulator: bool,
+    /// Signed elements of A and B (`kind::i8`).
+    pub signed: (bool, bool),
+    /// Sums of integers saturate.
+    pub saturate: bool,
     /// Scales are UE8M0 (else UE4M3).
     pub ue8m0: bool,
     /// Byte (or half-word) of the scale cells of A and B.
@@ -73,21 +88,26 @@ impl InstructionDescriptor {
     ///
     /// # Errors
     /// What is invalid, in words.
-    pub fn decode(bits: u32, kind: MmaKind, cta_group: u32) -> Result<Self, String> {
+    pub fn decode(bits: u32, kind: MmaKind, cta_group: u32, ws: bool) -> Result<Self, String> {
         let field = |at: u32, n: u32| (bits >> at) & ((1 << n) - 1);
         let fail = |why: String| Err(format!("instruction descriptor {bits:#010x}: {why}"));
         let n = field(17, 6) as usize * 8;
         let scaled = kind.is_scaled();
         let reserved: &[(u32, u32)] = match kind {
             MmaKind::Nvf4 | MmaKind::Mxf4 => &[(0, 2), (3, 1), (6, 1), (12, 1), (24, 3)],
-            MmaKind::Mxf8f6f4 => &[(0, 2), (3, 1), (6, 1), (24, 3)],
-            _ => &[(6, 1), (23, 1), (29, 1)],
+            MmaKind::Mxf8f6f4 => &[(0, 2), (3, 1), (6, 1), (24, 3), (31, 1)],
+            MmaKind::I8 => &[(0, 2), (6, 1), (13, 2), (23, 1), (29, 1)],
+            _ => &[(0, 2), (3, 1), (6, 1), (23, 1), (29, 1)],
         };
         if let Some((at, _)) = reserved.iter().find(|&&(at, n)| field(at, n) != 0) {
             return fail(format!("reserved bits from {at} are set"));
         }
         if field(2, 1) != 0 {
             return fail("sparsity is not modelled".to_owned());
+        }
+        // The maximum shift for the reuse of B: a hint of `.ws`.
+        if !scaled && !ws && field(30, 2) != 0 {
+            return fail("a maximum shift belongs to .ws".to_owned());
         }
         let (m, scale_ids) = if scaled {
             (field(27, 2) as usize * 128, (field(29, 2), field(4, 2)))
@@ -96,21 +116,36 @@ impl InstructionDescriptor {
         };
         let (a, b) = (Self::format(kind, field(7, 3)), Self::format(kind, field(10, 3)));
         let (Some(a), Some(b)) = (a, b) else {
-            return fail("operand types are not valid for this kind, or not modelled".to_owned());
+            return fail("operand types are not valid for this kind".to_owned());
         };
-        let f16_accumulator = match (scaled, field(4, 2)) {
-            (true, _) | (false, 1) => false,
-            (false, 0) if matches!(kind, MmaKind::F16 | MmaKind::F8f6f4) => true,
+        let f16_accumulator = match (kind, field(4, 2)) {
+            _ if scaled => false,
+            (MmaKind::I8, 2) => false,
+            (MmaKind::F16, 0) if (a, b) == (Format::F16, Format::F16) => true,
+            (MmaKind::F8f6f4, 0) => true,
+            (MmaKind::F16 | MmaKind::Tf32 | MmaKind::F8f6f4, 1) => false,
             _ => return fail("the accumulator type is not valid for this kind".to_owned()),
         };
-        let m_ok = match (cta_group, scaled) {
-            (1, true) => m == 128,
-            (1, false) => m == 64 || m == 128,
-            _ => m == 128 || m == 256,
+        let transpose = (field(15, 1) == 1, field(16, 1) == 1);
+        // Table 39, and table 52 for 8-bit N-major B.
+        let narrow_b = transpose.1 && kind.element_bytes() == 1;
+        let m_ok = match (cta_group, scaled, ws) {
+            (1, false, true) => matches!(m, 32 | 64 | 128),
+            (1, true, false) => m == 128,
+            (1, false, false) => m == 64 || m == 128,
+            (2, _, false) => m == 128 || m == 256,
+            _ => false,
         };
-        let step = if cta_group == 2 || m == 128 && !scaled { 16 } else { 8 };
-        if !m_ok || n == 0 || n > 256 || !n.is_multiple_of(step) {
-            return fail(format!("shape {m}x{n} is not valid for cta_group::{cta_group}"));
+        let n_ok = match (cta_group, kind) {
+            _ if ws => matches!(n, 64 | 128 | 256),
+            (2, MmaKind::I8) => n.is_multiple_of(32),
+            (2, _) => n.is_multiple_of(if narrow_b { 32 } else { 16 }),
+            (_, MmaKind::I8) => (n <= 32 || n.is_multiple_of(16)) && (!narrow_b || n.is_multiple_of(16)),
+            _ => !narrow_b || n.is_multiple_of(16),
+        };
+        if !m_ok || n == 0 || n > 256 || !n_ok {
+            let ws = if ws { ".ws" } else { "" };
+            return fail(format!("shape {m}x{n} is not valid for cta_group::{cta_group}{ws}"));
         }
         let this = Self {
             m,
@@ -118,11 +153,14 @@ impl InstructionDescriptor {
             a,
             b,
             negate: (field(13, 1) == 1, field(14, 1) == 1),
-            transpose: (field(15, 1) == 1, field(16, 1) == 1),
+            transpose,
             f16_accumulator,
+            signed: (field(7, 3) == 1, field(10, 3) == 1),
+            saturate: kind == MmaKind::I8 && field(3, 1) == 1,
             ue8m0: scaled && field(23, 1) == 1,
             scale_ids,
         };
+        let packed = |f: Format| matches!(f, Format::E2m1 | Format::E2m3 | Format::E3m2);
         match kind {
             MmaKind::Nvf4 if scale_ids != (0, 0) => fail("scale ids must be 0 with scale_vec::4X".to_owned()),
             MmaKind::Mxf4 if scale_ids.0 % 2 != 0 || scale_ids.1 % 2 != 0 => {
@@ -131,8 +169,8 @@ impl InstructionDescriptor {
             MmaKind::Mxf4 | MmaKind::Mxf8f6f4 if !this.ue8m0 => {
                 fail("this kind takes UE8M0 scales".to_owned())
             }
-            MmaKind::Mxf4 | MmaKind::Nvf4 if this.transpose != (false, false) => {
-                fail("4-bit operands must be K-major".to_owned())
+            _ if packed(a) && transpose.0 || packed(b) && transpose.1 => {
+                fail("4-bit and 6-bit operands must be K-major".to_owned())
             }
             MmaKind::Mxf4 | MmaKind::Nvf4 if field(31, 1) != 0 => fail("K = 96 is not of sm_100a".to_owned()),
             _ => Ok(this),
@@ -146,7 +184,12 @@ impl InstructionDescriptor {
             (MmaKind::Tf32, 2) => Some(Format::Tf32),
             (MmaKind::F8f6f4 | MmaKind::Mxf8f6f4, 0) => Some(Format::E4m3),
             (MmaKind::F8f6f4 | MmaKind::Mxf8f6f4, 1) => Some(Format::E5m2),
+            (MmaKind::F8f6f4 | MmaKind::Mxf8f6f4, 3) => Some(Format::E2m3),
+            (MmaKind::F8f6f4 | MmaKind::Mxf8f6f4, 4) => Some(Format::E3m2),
+            (MmaKind::F8f6f4 | MmaKind::Mxf8f6f4, 5) => Some(Format::E2m1),
             (MmaKind::Mxf4 | MmaKind::Nvf4, 1) => Some(Format::E2m1),
+            // Integers: the sign is a field of its own; the format is only a width.
+            (MmaKind::I8, 0 | 1) => Some(Format::E4m3),
             _ => None,
         }
     }
@@ -165,11 +208,17 @@ mod tests {
             (0x1020_0480, 256, 128, 2),
             (0x1040_0480, 256, 256, 2),
         ] {
-            let d = InstructionDescriptor::decode(bits, MmaKind::Nvf4, group).unwrap();
+            let d = InstructionDescriptor::decode(bits, MmaKind::Nvf4, group, false).unwrap();
             assert_eq!((d.m, d.n, d.a, d.b, d.ue8m0), (m, n, Format::E2m1, Format::E2m1, false));
         }
-        assert!(InstructionDescriptor::decode(0x0820_0481, MmaKind::Nvf4, 1).is_err(), "reserved bit 0");
-        assert!(InstructionDescriptor::decode(0x1020_0480, MmaKind::Nvf4, 1).is_err(), "M 256 with one CTA");
-        assert!(InstructionDescriptor::decode(0x0820_8480, MmaKind::Nvf4, 1).is_err(), "transpose");
+        assert!(
+            InstructionDescriptor::decode(0x0820_0481, MmaKind::Nvf4, 1, false).is_err(),
+            "reserved bit 0"
+        );
+        assert!(
+            InstructionDescriptor::decode(0x1020_0480, MmaKind::Nvf4, 1, false).is_err(),
+            "M 256 with one CTA"
+        );
+        assert!(InstructionDescriptor::decode(0x0820_8480, MmaKind::Nvf4, 1, false).is_err(), "transpose");
     }
 }

@@ -6,7 +6,7 @@ use crate::decode::{Execute, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, LANES, QueueKey, Wait};
 use crate::numerics::aligned_sum::Unit;
 use crate::numerics::element::{Element, Format};
-use crate::ops::descriptor::{Generation, MatrixDescriptor};
+use crate::ops::descriptor::{Extent, Generation, MatrixDescriptor};
 use crate::ops::hooks::{self, AsyncId, GroupKind, Kind, Object, Proxy, Range, Scope};
 use crate::ops::mma_sync::step;
 use crate::program::Reg;
@@ -216,7 +216,8 @@ impl Pending {
         let mut touched = Vec::new();
         let fetched = MatrixDescriptor::decode(bits, Generation::Sm90).and_then(|d| {
             let shared = &ctx.cluster.ctas[self.cta].shared;
-            d.fetch(shared, rows, 32, element, &mut bytes, |offset, n| touched.push((offset, n)))
+            let extent = Extent { rows, k_bytes: 32, mn_major: element, data: 16 };
+            d.fetch(shared, extent, &mut bytes, |offset, n| touched.push((offset, n)))
         });
         for (offset, bytes) in touched {
             let range = Range::Shared { cta: self.key.0, offset, bytes };
