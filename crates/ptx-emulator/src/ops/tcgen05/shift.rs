@@ -54,7 +54,7 @@ impl Execute for Shift {
                 issuer: rank,
                 ctas: ctas.clone(),
                 writes: (column, COLUMNS),
-                reads: vec![(column, COLUMNS)],
+                reads: Vec::new(),
                 place: place.clone(),
                 what: "shift",
             });
