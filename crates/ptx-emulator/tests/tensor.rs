@@ -136,7 +136,7 @@ fn ranks_bounds_and_traversal_strides() {
     let starts: [[i32; 5]; 4] = [[3, 1, 1, 1, 0], [-5, -1, 0, 3, -1], [32, 5, 4, -1, 2], [100, 0, 0, 0, 0]];
     for rank in 1..=5 {
         for start in starts {
-            for (fill, bytes) in [(Fill::Zero, [0, 0]), (Fill::Nan, [0xff, 0x7f])] {
+            for (fill, bytes) in [(Fill::Zero, [0, 0]), (Fill::Nan, [0xf7, 0x7f])] {
                 for step in [1u32, 2] {
                     if rank == 1 && step == 2 {
                         continue;
@@ -415,10 +415,19 @@ fn maps_are_validated() {
     assert_eq!(wrong(&|m| m.fill = Fill::Nan), E::Fill(Element::U8));
     assert!(matches!(wrong(&|m| m.strides.clear()), E::Length { .. }));
     assert_eq!(wrong(&|m| m.interleave = Interleave::B16), E::Rank(2));
-    assert!(matches!(
-        wrong(&|m| m.element = Element::U6Align16),
-        E::Address { .. } | E::Swizzle(..) | E::NotModelled(_)
-    ));
+    assert_eq!(wrong(&|m| (m.element, m.dims[0]) = (Element::U6Align16, 100)), E::Dim(0, 100));
+    let mut deep = TensorMap::new(Element::U16, 0, &[8, 4, 4], &[64, 256], &[8, 2, 1]);
+    deep.interleave = Interleave::B16;
+    assert!(matches!(deep.validate(), Err(E::NotModelled(_))));
+    deep.box_dims[1] = 1;
+    assert_eq!(TensorMap::decode(&deep.encode().unwrap()), Ok(deep));
+    let im2col = TensorMap::new(Element::U16, 0, &[16, 9, 8, 4], &[32, 288, 2304], &[]);
+    let columns = im2col.clone().im2col(&[-1, -2], &[1, -3], 8, 300);
+    assert_eq!(TensorMap::decode(&columns.encode().unwrap()), Ok(columns));
+    let corner = |lower: &[i32], upper: &[i32]| im2col.clone().im2col(lower, upper, 8, 8).validate();
+    assert!(matches!(corner(&[-129, 0], &[0, 0]), Err(E::Corner { rank: 4, dim: 1, value: -129 })));
+    assert!(matches!(corner(&[0, 3], &[0, -5]), Err(E::Corner { rank: 4, dim: 2, value: -5 })));
+    assert!(matches!(corner(&[0], &[0]), Err(E::Length { .. })));
     assert_eq!(TensorMap::decode(&[0; 128]), Err(E::NotATensorMap));
 }
 
@@ -464,5 +473,52 @@ fn maps_changed_on_the_device() {
         assert!(found.is_empty(), "{}", text(&found));
         let rows: Vec<Vec<u8>> = data.chunks_exact(64).take(16).map(<[u8]>::to_vec).collect();
         assert_eq!(k.bytes(out, 1024), expected(&rows, 64, Swizzle::B64, 1024));
+    }
+}
+
+/// Six-bit elements: 12 bytes of data, 4 of nothing, to 16 elements.
+#[test]
+fn six_bit_elements() {
+    let data = pattern(192 * 16);
+    let map = TensorMap::new(Element::U6Align16, 0, &[256, 16], &[192], &[128, 8]);
+    let (got, found) =
+        run_load("2d.shared::cta.global.tile", &map, &[128, 4], 768, 1024, &data, Schedule::default());
+    only(&found, Class::Uninitialised);
+    for (i, chunk) in got.chunks_exact(16).enumerate() {
+        let from = (i / 8 + 4) * 192 + 96 + i % 8 * 12;
+        assert_eq!(chunk[..12], data[from..from + 12]);
+    }
+}
+
+/// A tiled copy of an im2col map, coordinates that the H200 refuses, and modes that are not modelled.
+#[test]
+fn im2col_misuse() {
+    let data = pattern(16 * 2 * 9 * 8);
+    let map = TensorMap::new(Element::U16, 0, &[16, 9, 8], &[32, 288], &[]).im2col(&[-1], &[-1], 8, 16);
+    for (form, coordinates) in [
+        ("3d.shared::cta.global.tile", [0, 0, 0]),
+        ("3d.shared::cta.global.im2col", [4, 0, 0]),
+        ("3d.shared::cta.global.im2col", [0, -2, 0]),
+        ("3d.shared::cta.global.im2col", [0, 8, 0]),
+    ] {
+        let source = load_kernel(form, 3, 2048);
+        let source =
+            if form.ends_with("im2col") { source.replace("], [%r3];", "], [%r3], {%h0};") } else { source };
+        let source = source.replace("ld.param.u64 %rd1", "mov.b16 %h0, 1; ld.param.u64 %rd1");
+        let mut k = Kernel::new(&source, 128);
+        let (src, out) = (k.upload(&data), k.allocate(2048));
+        let map = TensorMap { address: src, ..map.clone() };
+        let mut arguments =
+            vec![Argument::B64(out), Argument::Bytes(map.encode().unwrap().to_vec()), Argument::B32(256)];
+        arguments.extend(coordinates.map(|c: i32| Argument::B32(c as u32)));
+        let found = k.run(&arguments);
+        assert!(
+            found.iter().any(|f| f.class == Class::TensorMap),
+            "{form} {coordinates:?}: {}",
+            text(&found)
+        );
+    }
+    for form in ["3d.shared::cta.global.im2col::w", "2d.shared::cta.global.im2col"] {
+        assert!(ptx_emulator::program::load(&load_kernel(form, form[..1].parse().unwrap(), 2048)).is_err());
     }
 }

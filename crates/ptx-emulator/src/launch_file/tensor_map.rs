@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::ops::tensor_map::{Element, Fill, Interleave, Swizzle, TensorMap};
 
 /// `{"buffer", "element_type", "dims", "strides_bytes", "box", "element_strides", "swizzle", "interleave",
-/// "oob_fill"}`: dims innermost first, strides of dims 1.. in bytes.
+/// "oob_fill"}`, `{.., "im2col": {"lower", "upper", "channels", "pixels"}}` in place of `box`: dims innermost first, strides of dims 1.. in bytes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
@@ -15,8 +15,11 @@ pub struct Description {
     dims: Vec<u64>,
     #[serde(default, alias = "strides")]
     strides_bytes: Vec<u64>,
-    #[serde(rename = "box", alias = "box_dims")]
+    #[serde(rename = "box", alias = "box_dims", default)]
     box_dims: Vec<u32>,
+    /// In place of `box`.
+    #[serde(default)]
+    im2col: Option<Im2colBox>,
     element_strides: Option<Vec<u32>>,
     #[serde(default)]
     swizzle: Option<String>,
@@ -31,6 +34,16 @@ pub struct Description {
     /// Bytes from the start of the buffer.
     #[serde(default)]
     offset: u64,
+}
+
+/// Corners in W, H, D, channels per pixel, pixels per column.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Im2colBox {
+    lower: Vec<i32>,
+    upper: Vec<i32>,
+    channels: u32,
+    pixels: u32,
 }
 
 impl Description {
@@ -73,6 +86,9 @@ impl Description {
             &self.strides_bytes,
             &self.box_dims,
         );
+        if let Some(b) = &self.im2col {
+            map = map.im2col(&b.lower, &b.upper, b.channels, b.pixels);
+        }
         if let Some(strides) = &self.element_strides {
             map.element_strides.clone_from(strides);
         }

@@ -47,7 +47,7 @@ mod tensor_map_ops;
 mod warp;
 mod wgmma;
 
-pub(crate) use control::jump;
+pub(crate) use control::{bad_call, branch_indexed, call_if, copy_register, jump};
 
 use crate::check::Checks;
 use crate::decode::DecodeFn;

@@ -1,8 +1,8 @@
-//! Tensor copies in tiled modes: `cp.async.bulk.tensor`, `cp.reduce.async.bulk.tensor`,
-//! `cp.async.bulk.prefetch.tensor` (PTX ISA 9.7.9.25.5). The im2col modes are not modelled.
+//! Tensor copies: `cp.async.bulk.tensor`, `cp.reduce.async.bulk.tensor`, `cp.async.bulk.prefetch.tensor` (PTX ISA
+//! 9.7.9.25.5), tiled and im2col. The modes `im2col::w` and `im2col::w::128` are not modelled.
 //!
 //! Boxes are moved row by row. A load counts the full box on the mbarrier even if part of it is out of bounds;
-//! for `16U4_ALIGN16B` it counts the packed bytes.
+//! for the padded types it counts the packed bytes.
 
 use super::bulk::{before, clean, start};
 use super::bulk_reduce::{self, OPS, RedOp};
@@ -11,7 +11,7 @@ use super::groups::Which;
 use super::hooks::{self, AsyncId, Kind, Proxy, Range};
 use super::mbarrier::locate;
 use super::sync_state::add;
-use super::tensor_map::{self, Element, Fill, Swizzle, TensorMap};
+use super::tensor_map::{self, Element, Fill, Im2col, Swizzle, TensorMap};
 use super::{Entry, form};
 use crate::check::{Class, Place};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -32,6 +32,8 @@ struct Box5 {
     rank: usize,
     /// `.tile::gather4`, `.tile::scatter4`: a column and four rows.
     rows4: bool,
+    /// Offsets in W, H, D of `.im2col`; none of `.im2col_no_offs`.
+    offsets: Option<Vec<Src>>,
 }
 
 /// A box of a tensor at coordinates.
@@ -39,6 +41,8 @@ struct Tile {
     map: TensorMap,
     /// Coordinates of the box, or of each of four rows.
     starts: Vec<[i64; 5]>,
+    /// im2col offsets of dimensions 1 to 3.
+    offsets: [i64; 3],
 }
 
 impl Box5 {
@@ -94,9 +98,14 @@ impl Box5 {
             .iter()
             .map(|&c| i64::from(clean(ctx, c, lane, "a tensor coordinate") as u32 as i32))
             .collect();
+        if map.im2col.is_some() != self.offsets.is_some() {
+            return fault(ctx, "tiled copies need a tiled map, im2col copies an im2col map".to_owned());
+        }
         let multiple = match map.element {
             Element::U4Align8 => 2,
-            Element::U4Align16 => 128,
+            Element::U4Align16 | Element::U6Align16 => 128,
+            // An H200 refuses others as illegal instructions.
+            e if map.im2col.is_some() => (128 / i64::from(e.bits())).max(1),
             _ => 1,
         };
         if values[0] % multiple != 0 {
@@ -112,7 +121,21 @@ impl Box5 {
             start[..values.len()].copy_from_slice(&values);
             vec![start]
         };
-        Some(Tile { map, starts })
+        let mut offsets = [0; 3];
+        for (to, &src) in offsets.iter_mut().zip(self.offsets.iter().flatten()) {
+            *to = i64::from(clean(ctx, src, lane, "an im2col offset") as u16);
+        }
+        if let Some(im2col) = &map.im2col {
+            for (i, (&low, &high)) in im2col.lower.iter().zip(&im2col.upper).enumerate() {
+                let (at, end) = (starts[0][i + 1], map.dims[i + 1] as i64 + i64::from(high));
+                if !(i64::from(low)..end).contains(&at) {
+                    let message =
+                        format!("coordinate {} is {at}, outside the bounding box {low}..{end}", i + 1);
+                    return fault(ctx, message);
+                }
+            }
+        }
+        Some(Tile { map, starts, offsets })
     }
 }
 
@@ -140,7 +163,10 @@ impl Tile {
     /// The rows, in the order in which they lie in shared memory.
     fn rows(&self) -> Vec<Row> {
         let (map, rank) = (&self.map, self.map.rank());
-        let bits = i64::from(map.element.bits());
+        if let Some(im2col) = &map.im2col {
+            return self.pixels(im2col);
+        }
+        let bits = map.unit_bits() as i64;
         let mut rows = Vec::with_capacity(self.layout().rows);
         for start in &self.starts {
             let first = (-start[0]).clamp(0, i64::from(map.box_dims[0]));
@@ -175,15 +201,50 @@ impl Tile {
         rows
     }
 
+    /// The rows of im2col mode: one for each pixel. The filter's base goes through the bounding box, W first, in steps
+    /// of the traversal strides, back to the lower corner at its end; the offsets are added to it.
+    fn pixels(&self, im2col: &Im2col) -> Vec<Row> {
+        let (map, rank) = (&self.map, self.map.rank());
+        let bytes = i64::from(map.element.bits()) / 8;
+        let mut base = self.starts[0];
+        let channels = i64::from(map.box_dims[0]);
+        let first = (-base[0]).clamp(0, channels);
+        let last = (map.dims[0] as i64 - base[0]).clamp(first, channels);
+        (0..map.box_dims[1])
+            .map(|_| {
+                let mut inside = first < last;
+                let mut address = (map.address as i64).wrapping_add((base[0] + first) * bytes);
+                for d in 1..rank {
+                    let at = base[d] + if d < rank - 1 { self.offsets[d - 1] } else { 0 };
+                    inside &= at >= 0 && at < map.dims[d] as i64;
+                    address = address.wrapping_add(at.wrapping_mul(map.strides[d - 1] as i64));
+                }
+                for d in 1..rank {
+                    if d == rank - 1 {
+                        base[d] += 1;
+                        break;
+                    }
+                    base[d] += i64::from(map.element_strides[d]);
+                    if base[d] < map.dims[d] as i64 + i64::from(im2col.upper[d - 1]) {
+                        break;
+                    }
+                    base[d] = i64::from(im2col.lower[d - 1]);
+                }
+                inside.then_some((
+                    address as u64,
+                    (first * bytes) as usize,
+                    ((last - first) * bytes) as usize,
+                ))
+            })
+            .collect()
+    }
+
     /// What lies out of bounds, for a row in global bytes.
     fn fill(&self) -> Vec<u8> {
         let n = self.map.row_bytes();
         match self.map.fill {
             Fill::Zero => vec![0; n],
-            Fill::Nan => {
-                let size = self.map.element.bits() as usize / 8;
-                (0..n).map(|i| if i % size == size - 1 { 0x7f } else { 0xff }).collect()
-            }
+            Fill::Nan => [0xf7, 0x7f].repeat(n / 2),
         }
     }
 
@@ -264,13 +325,21 @@ impl AsyncOp for Loading {
                     init[at..at + n].fill(false);
                     fault = fault.or(Some(e));
                 }
+                if tile.map.element.is_tf32() {
+                    row[at..at + n]
+                        .as_chunks_mut::<4>()
+                        .0
+                        .iter_mut()
+                        .for_each(|word| *word = round_to_tf32(*word));
+                }
             }
             let to = i * layout.row;
-            if tile.map.element == Element::U4Align16 {
-                // 8 bytes of data, 8 bytes that are not written.
-                for (k, part) in row.chunks_exact(8).enumerate() {
-                    image.bytes[to + k * 16..to + k * 16 + 8].copy_from_slice(part);
-                    image.init[to + k * 16..to + k * 16 + 8].copy_from_slice(&init[k * 8..k * 8 + 8]);
+            if matches!(tile.map.element, Element::U4Align16 | Element::U6Align16) {
+                // Sixteen elements, then bytes that are not written.
+                let n = 2 * tile.map.element.bits() as usize;
+                for (k, part) in row.chunks_exact(n).enumerate() {
+                    image.bytes[to + k * 16..][..n].copy_from_slice(part);
+                    image.init[to + k * 16..][..n].copy_from_slice(&init[k * n..][..n]);
                 }
             } else {
                 image.bytes[to..to + layout.row].copy_from_slice(&row);
@@ -289,6 +358,18 @@ impl AsyncOp for Loading {
     fn describe(&self) -> String {
         format!("tensor load of line {}", self.place.line)
     }
+}
+
+/// What a load of a tf32 map does to a word, as an H200 does it: to nearest even; NaN is canonical; subnormals stay,
+/// also with `FTZ`.
+fn round_to_tf32(word: [u8; 4]) -> [u8; 4] {
+    let bits = u32::from_le_bytes(word);
+    let magnitude = bits & 0x7fff_ffff;
+    let rounded = match magnitude {
+        0x7f80_0001.. => 0x7fff_e000,
+        _ => bits & 0x8000_0000 | (magnitude + 0xfff + (magnitude >> 13 & 1)) & !0x1fff,
+    };
+    rounded.to_le_bytes()
 }
 
 struct StoreTensor {
@@ -331,8 +412,9 @@ impl Execute for StoreTensor {
                     continue;
                 }
             };
-            if tile.map.element == Element::U4Align16 {
-                let message = "16U4_ALIGN16B is for loads only".to_owned();
+            let element = tile.map.element;
+            if matches!(element, Element::U4Align16 | Element::U6Align16) || element.is_tf32() {
+                let message = format!("stores of {element:?} are not modelled, or not possible");
                 ctx.finding(Class::TensorMap, lane, message, None);
                 continue;
             }
@@ -367,13 +449,18 @@ impl Execute for Prefetch {
     }
 }
 
-/// Rank, mode, map and coordinates: `.Nd ... {.tile} ... [map, {c0, ...}]`.
-fn decode_box(d: &mut Decoder<'_>, operand: usize, rows: &'static str) -> Result<Box5> {
+/// Rank, mode, map and coordinates: `.Nd ... {.tile} ... [map, {c0, ...}]`. `rows` and `im2col` name the modifiers of
+/// the instruction's other modes; the im2col offsets follow later.
+fn decode_box(d: &mut Decoder<'_>, operand: usize, rows: &'static str, im2col: &'static str) -> Result<Box5> {
     let ranks = [("1d", 1), ("2d", 2), ("3d", 3), ("4d", 4), ("5d", 5)];
     let rank: usize = d.need_one("a rank", &ranks)?;
     let rows4 = d.take(rows);
-    if !rows4 {
+    let offsets = (!rows4 && d.take(im2col)).then(Vec::new);
+    if !rows4 && offsets.is_none() {
         d.take("tile");
+    }
+    if offsets.is_some() && rank < 3 {
+        return d.error("im2col needs 3 to 5 dimensions");
     }
     let (base, offset, extra) = match d.operand(operand)? {
         Operand::Address { base, offset, extra } => (base, *offset, extra),
@@ -395,7 +482,17 @@ fn decode_box(d: &mut Decoder<'_>, operand: usize, rows: &'static str) -> Result
         return d.error(format!("needs {wanted} coordinates (four rows are 2d)"));
     }
     let coordinates = list.iter().map(|c| d.src_of(c, Ty::S32)).collect::<Result<Vec<Src>>>()?;
-    Ok(Box5 { map, coordinates, rank, rows4 })
+    Ok(Box5 { map, coordinates, rank, rows4, offsets })
+}
+
+/// The offsets of `.im2col` at an operand, if it has that mode. Returns the next operand.
+fn decode_offsets(d: &Decoder<'_>, tile: &mut Box5, operand: usize) -> Result<usize> {
+    let Some(offsets) = &mut tile.offsets else { return Ok(operand) };
+    *offsets = d.srcs(operand, Ty::B16)?;
+    if offsets.len() != tile.rank - 2 {
+        return d.error(format!("needs {} im2col offsets", tile.rank - 2));
+    }
+    Ok(operand + 1)
 }
 
 /// The cache policy operand; a hint.
@@ -417,7 +514,7 @@ fn decode_copy(d: &mut Decoder<'_>) -> Result<Op> {
         d.take("global");
         d.need_one(".shared::cta", &[("shared::cta", ())])?;
         d.need_one(".bulk_group", &[("bulk_group", ())])?;
-        let (tile, src) = (decode_box(d, 0, "tile::scatter4")?, d.addr(1)?);
+        let (tile, src) = (decode_box(d, 0, "tile::scatter4", "im2col_no_offs")?, d.addr(1)?);
         let operands = decode_policy(d, 2)?;
         d.finish(operands)?;
         return Ok(Box::new(StoreTensor { tile, src, reduce: None }));
@@ -427,12 +524,12 @@ fn decode_copy(d: &mut Decoder<'_>) -> Result<Op> {
     d.need_one(".global", &[("global", ())])?;
     d.need_one("a completion mechanism", &[("mbarrier::complete_tx::bytes", ())])?;
     let pair = d.take_one(&[("cta_group::1", false), ("cta_group::2", true)]).unwrap_or(false);
-    let (dst, tile, barrier) = (d.addr(0)?, decode_box(d, 1, "tile::gather4")?, d.addr(2)?);
-    let mut operands = 3;
+    let (dst, mut tile, barrier) = (d.addr(0)?, decode_box(d, 1, "tile::gather4", "im2col")?, d.addr(2)?);
+    let mut operands = decode_offsets(d, &mut tile, 3)?;
     let mut multicast = None;
     if space == AddressSpace::SharedCluster && d.take("multicast::cluster") {
-        multicast = Some(d.src(3, Ty::B16)?);
-        operands = 4;
+        multicast = Some(d.src(operands, Ty::B16)?);
+        operands += 1;
     }
     let operands = decode_policy(d, operands)?;
     d.finish(operands)?;
@@ -448,7 +545,7 @@ fn decode_reduce(d: &mut Decoder<'_>) -> Result<Op> {
     d.need_one(".bulk_group", &[("bulk_group", ())])?;
     let reduce = Some(d.need_one("a reduction", OPS)?);
     // Four rows are not reduced: a modifier that is never there.
-    let (tile, src) = (decode_box(d, 0, "")?, d.addr(1)?);
+    let (tile, src) = (decode_box(d, 0, "", "im2col_no_offs")?, d.addr(1)?);
     let operands = decode_policy(d, 2)?;
     d.finish(operands)?;
     Ok(Box::new(StoreTensor { tile, src, reduce }))
@@ -461,8 +558,9 @@ fn decode_prefetch(d: &mut Decoder<'_>) -> Result<Op> {
     });
     d.need_one(".L2", &[("L2", ())])?;
     d.need_one(".global", &[("global", ())])?;
-    let tile = decode_box(d, 0, "tile::gather4")?;
-    let operands = decode_policy(d, 1)?;
+    let mut tile = decode_box(d, 0, "tile::gather4", "im2col")?;
+    let operands = decode_offsets(d, &mut tile, 1)?;
+    let operands = decode_policy(d, operands)?;
     d.finish(operands)?;
     Ok(Box::new(Prefetch(tile)))
 }

@@ -98,6 +98,11 @@ impl Element {
     const fn is_padded(self) -> bool {
         matches!(self, Element::U4Align16 | Element::U6Align16)
     }
+
+    /// Whether loads round to 10 fraction bits.
+    pub(super) const fn is_tf32(self) -> bool {
+        matches!(self, Element::TF32 | Element::TF32Ftz)
+    }
 }
 
 /// Interleaved layouts (PTX ISA 5.5.6).
@@ -198,11 +203,21 @@ pub enum Fill {
     /// Zeros.
     #[default]
     Zero = 0,
-    /// A NaN. (Which one is not documented: here all bits but the sign are set.)
+    /// A NaN: 0x7FF7 in every 16 bits, as an H200 writes it.
     Nan = 1,
 }
 
-/// A tiled tensor map.
+/// The bounding box of im2col mode (PTX ISA 5.5.4), W first. It bounds where a filter's base may lie: from `lower` to
+/// the dimension's extent plus `upper`, exclusive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Im2col {
+    /// Lower corner in W, H, D.
+    pub lower: Vec<i32>,
+    /// Upper corner in W, H, D.
+    pub upper: Vec<i32>,
+}
+
+/// A tensor map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorMap {
     /// Element type.
@@ -213,7 +228,7 @@ pub struct TensorMap {
     pub dims: Vec<u64>,
     /// Strides of dimensions 1.. in bytes.
     pub strides: Vec<u64>,
-    /// Box in elements.
+    /// Box in elements; of im2col mode channels per pixel, pixels per column, and ones.
     pub box_dims: Vec<u32>,
     /// Traversal strides.
     pub element_strides: Vec<u32>,
@@ -225,6 +240,8 @@ pub struct TensorMap {
     pub l2_promotion: L2Promotion,
     /// Out-of-bounds fill.
     pub fill: Fill,
+    /// im2col mode; `None` is tiled.
+    pub im2col: Option<Im2col>,
 }
 
 /// Why a tensor map is not valid.
@@ -264,6 +281,16 @@ pub enum TensorMapError {
     /// Stride of a dimension.
     #[error("stride of dimension {0}: {1} bytes is not a multiple of {2} below 2^40")]
     Stride(usize, u64, u64),
+    /// Corners of an im2col bounding box.
+    #[error("im2col of rank {rank}: corner {value} in dimension {dim} is out of range, or the box is empty")]
+    Corner {
+        /// Rank.
+        rank: usize,
+        /// Dimension.
+        dim: usize,
+        /// Corner.
+        value: i32,
+    },
     /// Box extent.
     #[error("box of dimension {0}: {1} is not in 1..=256 (128 for ALIGN16B types)")]
     Box(usize, u32),
@@ -308,7 +335,20 @@ impl TensorMap {
             swizzle: Swizzle::None,
             l2_promotion: L2Promotion::None,
             fill: Fill::Zero,
+            im2col: None,
         }
+    }
+
+    /// An im2col map: corners in W, H, D.
+    #[must_use]
+    pub fn im2col(mut self, lower: &[i32], upper: &[i32], channels: u32, pixels: u32) -> Self {
+        self.box_dims = vec![1; self.rank()];
+        self.box_dims[0] = channels;
+        if let Some(second) = self.box_dims.get_mut(1) {
+            *second = pixels;
+        }
+        self.im2col = Some(Im2col { lower: lower.to_vec(), upper: upper.to_vec() });
+        self
     }
 
     /// The same map with a swizzle.
@@ -324,12 +364,26 @@ impl TensorMap {
 
     /// Elements of the box along a dimension: `box / traversal stride`, rounded up.
     pub fn extent(&self, dim: usize) -> u32 {
-        if dim == 0 { self.box_dims[0] } else { self.box_dims[dim].div_ceil(self.element_strides[dim]) }
+        // Pixels are counted whatever the traversal stride.
+        if dim == 0 || self.im2col.is_some() {
+            self.box_dims[dim]
+        } else {
+            self.box_dims[dim].div_ceil(self.element_strides[dim])
+        }
+    }
+
+    /// Bits of what dimension 0 counts: elements, or slices of an interleaved layout (PTX ISA 5.5.6).
+    pub fn unit_bits(&self) -> usize {
+        match self.interleave {
+            Interleave::None => self.element.bits() as usize,
+            Interleave::B16 => 128,
+            Interleave::B32 => 256,
+        }
     }
 
     /// Bytes of a row of the box in global memory.
     pub fn row_bytes(&self) -> usize {
-        self.box_dims[0] as usize * self.element.bits() as usize / 8
+        self.box_dims[0] as usize * self.unit_bits() / 8
     }
 
     /// Bytes of a row of the box in shared memory, without what follows up to the next row.
@@ -337,8 +391,11 @@ impl TensorMap {
         if self.element.is_padded() { self.box_dims[0] as usize } else { self.row_bytes() }
     }
 
-    /// Distance of rows in shared memory: the swizzle's span if there is one.
+    /// Distance of rows in shared memory: the swizzle's span if there is one; interleaved rows are dense.
     pub fn pitch(&self) -> usize {
+        if self.interleave != Interleave::None {
+            return self.shared_row_bytes();
+        }
         self.swizzle.span().map_or(self.shared_row_bytes(), |s| s as usize)
     }
 
@@ -389,7 +446,8 @@ impl TensorMap {
         }
         for (i, &extent) in self.box_dims.iter().enumerate() {
             let padded = i == 0 && self.element.is_padded();
-            if extent == 0 || extent > 256 || (padded && extent != 128) {
+            let most = if i == 1 && self.im2col.is_some() { 1024 } else { 256 };
+            if extent == 0 || extent > most || (padded && extent != 128) {
                 return Err(E::Box(i, extent));
             }
         }
@@ -404,6 +462,7 @@ impl TensorMap {
         }
         let bytes = self.shared_row_bytes() as u64;
         if let Some(span) = self.swizzle.span()
+            && self.interleave == Interleave::None
             && bytes > u64::from(span)
         {
             return Err(E::Span { bytes, swizzle: self.swizzle, span });
@@ -415,15 +474,50 @@ impl TensorMap {
         if self.fill == Fill::Nan && !self.element.is_float() {
             return Err(E::Fill(self.element));
         }
-        match self.element {
-            Element::F32Ftz | Element::TF32 | Element::TF32Ftz => {
-                return Err(E::NotModelled("element types that change values in flight (f32.ftz, tf32)"));
-            }
-            Element::U6Align16 => return Err(E::NotModelled("6-bit elements")),
-            _ => {}
+        self.validate_interleave()?;
+        self.validate_im2col()
+    }
+
+    /// As an H200 treats them: dimension 0 counts slices, and the last but one dimension is one slice deep.
+    fn validate_interleave(&self) -> Result<(), TensorMapError> {
+        use TensorMapError as E;
+        if self.interleave == Interleave::None {
+            return Ok(());
         }
-        if self.interleave != Interleave::None {
-            return Err(E::NotModelled("interleaved layouts"));
+        if self.interleave == Interleave::B32 && self.swizzle != Swizzle::B32 {
+            return Err(E::Swizzle(self.swizzle, self.element));
+        }
+        if self.im2col.is_some() || self.element.bits() < 8 {
+            return Err(E::NotModelled("interleaved layouts of im2col and sub-byte types"));
+        }
+        if self.box_dims[self.rank() - 2] != 1 {
+            return Err(E::NotModelled("an interleaved box of more than one in the last but one dimension"));
+        }
+        Ok(())
+    }
+
+    fn validate_im2col(&self) -> Result<(), TensorMapError> {
+        let Some(Im2col { lower, upper }) = &self.im2col else { return Ok(()) };
+        let rank = self.rank();
+        if rank < 3 {
+            return Err(TensorMapError::Rank(rank));
+        }
+        for (what, list) in [("lower corners", lower), ("upper corners", upper)] {
+            if list.len() != rank - 2 {
+                return Err(TensorMapError::Length { what, rank, got: list.len() });
+            }
+        }
+        let limit = [1 << 15, 1 << 7, 1 << 4][rank - 3];
+        for (i, (&low, &high)) in lower.iter().zip(upper).enumerate() {
+            let dim = i + 1;
+            for value in [low, high] {
+                if !(-limit..limit).contains(&value) {
+                    return Err(TensorMapError::Corner { rank, dim, value });
+                }
+            }
+            if i64::from(low) >= self.dims[dim] as i64 + i64::from(high) {
+                return Err(TensorMapError::Corner { rank, dim, value: high });
+            }
         }
         Ok(())
     }

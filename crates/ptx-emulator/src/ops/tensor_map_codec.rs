@@ -1,7 +1,9 @@
 //! The 128 bytes of a tensor map: our own layout, a field after the other, so that `tensormap.replace` can
 //! change them one by one.
 
-use super::tensor_map::{BYTES, Element, Fill, Interleave, L2Promotion, Swizzle, TensorMap, TensorMapError};
+use super::tensor_map::{
+    BYTES, Element, Fill, Im2col, Interleave, L2Promotion, Swizzle, TensorMap, TensorMapError,
+};
 
 /// First bytes of an encoded map.
 const MAGIC: [u8; 4] = *b"EMT1";
@@ -35,6 +37,14 @@ impl TensorMap {
         }
         for (i, &stride) in self.strides.iter().enumerate() {
             raw.set(Field::Stride, i, stride);
+        }
+        if let Some(im2col) = &self.im2col {
+            raw.set(Field::Mode, 0, 1);
+            for (field, corners) in [(Field::Lower, &im2col.lower), (Field::Upper, &im2col.upper)] {
+                for (i, &corner) in corners.iter().enumerate() {
+                    raw.set(field, i, corner as u64);
+                }
+            }
         }
         Ok(raw.0)
     }
@@ -87,6 +97,15 @@ impl TensorMap {
         };
         let list = |field: Field, n: usize| (0..n).map(|i| raw.get(field, i)).collect::<Vec<u64>>();
         let narrow = |field: Field| list(field, rank).into_iter().map(|v| v as u32).collect::<Vec<u32>>();
+        let corners = |field: Field| {
+            let corners = list(field, rank.saturating_sub(2)).into_iter();
+            corners.map(|v| i32::from(v as u16 as i16)).collect()
+        };
+        let im2col = match small(Field::Mode) {
+            0 => None,
+            1 => Some(Im2col { lower: corners(Field::Lower), upper: corners(Field::Upper) }),
+            n => return Err(E::Field("mode", n)),
+        };
         let map = Self {
             element,
             address: raw.get(Field::Address, 0),
@@ -98,6 +117,7 @@ impl TensorMap {
             swizzle,
             l2_promotion,
             fill,
+            im2col,
         };
         map.validate()?;
         Ok(map)
@@ -120,6 +140,11 @@ pub(super) enum Field {
     Stride,
     Box,
     ElementStride,
+    /// 1: im2col.
+    Mode,
+    /// Corners of the im2col box, signed.
+    Lower,
+    Upper,
 }
 
 impl Field {
@@ -138,6 +163,9 @@ impl Field {
             Field::Stride => (56, 8, 4),
             Field::Box => (88, 4, 5),
             Field::ElementStride => (112, 1, 5),
+            Field::Mode => (11, 1, 1),
+            Field::Lower => (118, 2, 3),
+            Field::Upper => (50, 2, 3),
         }
     }
 }

@@ -1,23 +1,76 @@
 //! Calls: the callee's body stands in for the call (PTX ISA 9.7.12.5, `call`; 7.1, function declarations).
 //!
-//! Every call gets registers and variables of its own; parameters in `.param` space are the caller's variables,
-//! which live in local memory; `ret` jumps behind the body. Recursion, calls through pointers and register
-//! parameters are not modelled.
+//! Every call gets registers and variables of its own. Parameters in `.param` space are the caller's variables, which
+//! live in local memory; those in registers are copied in and out. `ret` jumps behind the body. A call through a
+//! pointer is a test and a body for each function that it may reach. Recursion is not modelled.
 
 use std::collections::HashMap;
 
 use crate::decode::{DecodeError, Src};
 use crate::syntax::ast::{Function, Instruction, Operand, Space, Variable};
 
-/// Functions with a body, by name.
-pub(super) type Functions<'a> = HashMap<&'a str, &'a Function>;
+/// Functions with a body, by name, with their addresses.
+pub(super) type Functions<'a> = HashMap<&'a str, (&'a Function, u64)>;
+
+/// What the label of a directive stands for (PTX ISA 11.3).
+#[derive(Clone, Debug)]
+pub(super) enum Targets {
+    /// `.branchtargets`: labels.
+    Labels(Vec<String>),
+    /// `.calltargets`: functions.
+    Functions(Vec<String>),
+    /// `.callprototype`: any function with as many parameters.
+    Any,
+}
+
+impl Targets {
+    /// From the text of a directive.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (directive, list) = text.split_once(char::is_whitespace)?;
+        let names = || {
+            let items = list.trim().trim_end_matches(';').split(',').map(str::trim);
+            items.flat_map(expand).collect::<Vec<String>>()
+        };
+        match directive {
+            ".branchtargets" => Some(Targets::Labels(names())),
+            ".calltargets" => Some(Targets::Functions(names())),
+            ".callprototype" => Some(Targets::Any),
+            _ => None,
+        }
+    }
+}
+
+/// `N<3>` is N0, N1, N2.
+fn expand(item: &str) -> Vec<String> {
+    match item
+        .split_once('<')
+        .and_then(|(name, n)| Some((name, n.strip_suffix('>')?.trim().parse::<u32>().ok()?)))
+    {
+        Some((name, n)) => (0..n).map(|i| format!("{name}{i}")).collect(),
+        None => vec![item.to_owned()],
+    }
+}
+
+/// A parameter in a register.
+pub(super) struct Copied<'a> {
+    /// The callee's register.
+    pub(super) formal: &'a Variable,
+    /// What the caller gives for it.
+    pub(super) actual: Operand,
+}
 
 /// A call taken apart.
 pub(super) struct Call<'a> {
     /// The callee.
     pub(super) function: &'a Function,
+    /// Through a pointer: the pointer, and the callee's address.
+    pub(super) pointer: Option<(String, u64)>,
     /// Formal parameters and return parameters with the variables given for them.
     pub(super) bindings: Vec<(&'a Variable, String)>,
+    /// Parameters in registers.
+    pub(super) into: Vec<Copied<'a>>,
+    /// Return parameters in registers.
+    pub(super) out_of: Vec<Copied<'a>>,
 }
 
 /// Whether the instruction is a call.
@@ -29,24 +82,22 @@ fn error<T>(i: &Instruction, why: impl Into<String>) -> Result<T, DecodeError> {
     Err(DecodeError { line: i.line, text: i.to_string(), why: why.into() })
 }
 
-/// Names in an argument list.
-fn names(i: &Instruction, list: Option<&Operand>) -> Result<Vec<String>, DecodeError> {
-    let items = match list {
-        None => return Ok(Vec::new()),
-        Some(Operand::List(items)) => items,
-        Some(other) => return error(i, format!("`{other}` is not an argument list")),
-    };
-    items
-        .iter()
-        .map(|o| match o {
-            Operand::Name(name) => Ok(name.clone()),
-            other => error(i, format!("argument `{other}` is not a .param variable")),
-        })
-        .collect()
+/// An argument list.
+fn arguments(i: &Instruction, list: Option<&Operand>) -> Result<Vec<Operand>, DecodeError> {
+    match list {
+        None => Ok(Vec::new()),
+        Some(Operand::List(items)) => Ok(items.clone()),
+        Some(other) => error(i, format!("`{other}` is not an argument list")),
+    }
 }
 
-/// `call{.uni} (ret), f, (args);`, each list optional.
-pub(super) fn take_apart<'a>(i: &Instruction, functions: &Functions<'a>) -> Result<Call<'a>, DecodeError> {
+/// `call{.uni} (ret), f, (args);`, each list optional, or `call (ret), pointer, (args), targets;`: one call for each
+/// function that may be meant. `named` finds the targets of a label or a table.
+pub(super) fn take_apart<'a>(
+    i: &Instruction,
+    functions: &Functions<'a>,
+    named: impl Fn(&str) -> Option<Targets>,
+) -> Result<Vec<Call<'a>>, DecodeError> {
     if !matches!(i.opcode[1..].iter().map(String::as_str).collect::<Vec<_>>()[..], [] | ["uni"]) {
         return error(i, "has modifiers that are not modelled");
     }
@@ -54,29 +105,70 @@ pub(super) fn take_apart<'a>(i: &Instruction, functions: &Functions<'a>) -> Resu
         Some((list @ Operand::List(_), rest)) => (Some(list), rest),
         _ => (None, &i.operands[..]),
     };
-    let (callee, arguments) = match rest {
-        [Operand::Name(callee)] => (callee, None),
-        [Operand::Name(callee), list @ Operand::List(_)] => (callee, Some(list)),
-        _ => return error(i, "calls through pointers are not modelled"),
+    let (callee, list, targets) = match rest {
+        [Operand::Name(callee)] => (callee, None, None),
+        [Operand::Name(callee), list @ Operand::List(_)] => (callee, Some(list), None),
+        [Operand::Name(callee), Operand::Name(targets)] => (callee, None, Some(targets)),
+        [Operand::Name(callee), list @ Operand::List(_), Operand::Name(targets)] => {
+            (callee, Some(list), Some(targets))
+        }
+        _ => return error(i, "has operands that are not modelled"),
     };
-    let Some(&function) = functions.get(callee.as_str()) else {
-        return error(i, format!("function `{callee}` has no body in this module"));
+    let (returns, arguments) = (arguments(i, returns)?, arguments(i, list)?);
+    let Some(targets) = targets else {
+        let Some(&(function, _)) = functions.get(callee.as_str()) else {
+            return error(i, format!("function `{callee}` has no body in this module"));
+        };
+        return Ok(vec![bound(i, function, None, &returns, &arguments)?]);
     };
-    let mut bindings = Vec::new();
-    for (formal, actual) in
-        [(&function.returns, names(i, returns)?), (&function.params, names(i, arguments)?)]
+    let fits = |f: &Function| f.returns.len() == returns.len() && f.params.len() == arguments.len();
+    let mut candidates: Vec<(&Function, u64)> = match named(targets) {
+        Some(Targets::Functions(names)) => {
+            let mut found = Vec::new();
+            for name in names {
+                match functions.get(name.as_str()) {
+                    Some(&f) => found.push(f),
+                    None => return error(i, format!("function `{name}` has no body in this module")),
+                }
+            }
+            found
+        }
+        Some(Targets::Any) => functions.values().copied().filter(|(f, _)| fits(f)).collect(),
+        _ => return error(i, format!("`{targets}` is not a list of functions or a prototype")),
+    };
+    candidates.sort_by_key(|&(_, address)| address);
+    candidates.dedup_by_key(|&mut (_, address)| address);
+    let bind_one = |(f, address)| bound(i, f, Some((callee.clone(), address)), &returns, &arguments);
+    candidates.into_iter().map(bind_one).collect()
+}
+
+/// A call of one function with its parameters.
+fn bound<'a>(
+    i: &Instruction,
+    function: &'a Function,
+    pointer: Option<(String, u64)>,
+    returns: &[Operand],
+    arguments: &[Operand],
+) -> Result<Call<'a>, DecodeError> {
+    let mut call = Call { function, pointer, bindings: Vec::new(), into: Vec::new(), out_of: Vec::new() };
+    for (formal, actual, returned) in
+        [(&function.returns, returns, true), (&function.params, arguments, false)]
     {
         if formal.len() != actual.len() {
-            return error(i, format!("`{callee}` has another number of parameters"));
+            return error(i, format!("`{}` has another number of parameters", function.name));
         }
         for (formal, actual) in formal.iter().zip(actual) {
-            if formal.space != Space::Param {
-                return error(i, "parameters in registers are not modelled");
+            match (formal.space, actual) {
+                (Space::Reg, _) => {
+                    let copied = Copied { formal, actual: actual.clone() };
+                    if returned { call.out_of.push(copied) } else { call.into.push(copied) }
+                }
+                (Space::Param, Operand::Name(name)) => call.bindings.push((formal, name.clone())),
+                _ => return error(i, format!("argument `{actual}` is not a .param variable")),
             }
-            bindings.push((formal, actual));
         }
     }
-    Ok(Call { function, bindings })
+    Ok(call)
 }
 
 /// Where the parameters are, by the names that the callee knows them by.

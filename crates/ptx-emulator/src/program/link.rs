@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::call::{self, Functions};
+use super::call::{self, Call, Copied, Functions, Targets};
 use super::layout::{align_up, extent};
 use super::{Global, Inst, Module, Param, Program, Reg, RegisterInfo};
 use crate::decode::{DecodeError, Decoder, Names, Src};
@@ -49,21 +49,56 @@ pub fn load(source: &str) -> Result<Module, LoadError> {
     }
     let mut errors = Vec::new();
     let mut entries = Vec::new();
+    let mut tables = HashMap::new();
     let with_body = || {
         tree.items.iter().filter_map(|item| match item {
             Item::Function(f) if f.body.is_some() => Some(f),
             _ => None,
         })
     };
-    let functions: Functions<'_> =
-        with_body().filter(|f| !f.is_entry).map(|f| (f.name.as_str(), f)).collect();
+    let functions: Functions<'_> = (with_body().filter(|f| !f.is_entry).zip(0..))
+        .map(|(f, i)| (f.name.as_str(), (f, FUNCTION_ADDRESSES + i * 16)))
+        .collect();
+    for item in &tree.items {
+        if let Item::Variable(v) = item {
+            call_table(v, &functions, &symbols, &mut globals, &mut tables)?;
+        }
+    }
     for f in with_body().filter(|f| f.is_entry) {
-        entries.push(Linker::new(&symbols, &functions, shared).entry(f, &mut errors)?);
+        entries.push(Linker::new(&symbols, &functions, &tables, shared).entry(f, &mut errors)?);
     }
     if !errors.is_empty() {
         return Err(LoadError::Decode(errors));
     }
     Ok(Module { target: tree.target, globals, entries })
+}
+
+/// Where the addresses of functions begin: no memory is there.
+const FUNCTION_ADDRESSES: u64 = 0x00f0_0000;
+
+/// Fills in a variable whose initialiser names functions (a call table).
+fn call_table(
+    v: &Variable,
+    functions: &Functions<'_>,
+    symbols: &HashMap<String, Src>,
+    globals: &mut [Global],
+    tables: &mut HashMap<String, Vec<String>>,
+) -> Result<(), LoadError> {
+    let Some(Src::Global(number, _)) = symbols.get(&v.name) else { return Ok(()) };
+    let unit = extent(v).map_or(0, |(ty, ..)| ty.bytes() as usize);
+    let mut names = Vec::new();
+    for (i, value) in v.init.iter().enumerate() {
+        let Operand::Name(name) = value else { continue };
+        let Some(&(_, address)) = functions.get(name.as_str()) else {
+            return Err(bad(v, "initialiser is not a constant or a function with a body"));
+        };
+        globals[*number as usize].bytes[i * unit..][..unit].copy_from_slice(&address.to_le_bytes()[..unit]);
+        names.push(name.clone());
+    }
+    if !names.is_empty() {
+        tables.insert(v.name.clone(), names);
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -112,6 +147,8 @@ fn declare_module_variable(
                     Operand::F32(b) => u64::from(b),
                     Operand::F64(b) if ty == Ty::F32 => u64::from((f64::from_bits(b) as f32).to_bits()),
                     Operand::F64(b) => b,
+                    // A function, whose address is filled in later.
+                    Operand::Name(_) if unit >= 4 => 0,
                     _ => return Err(bad(v, "initialiser is not a constant")),
                 };
                 bytes.extend_from_slice(&word.to_le_bytes()[..unit.min(8)]);
@@ -136,13 +173,21 @@ struct Scope {
     registers: HashMap<String, (Reg, Ty)>,
     symbols: HashMap<String, Src>,
     labels: HashMap<String, u32>,
+    /// Lists of labels and functions.
+    targets: HashMap<String, Targets>,
     /// In the body of a callee: the code index behind it.
     return_to: Option<u32>,
+    /// The code index behind the whole call.
+    end: u32,
+    /// Of one of several callees: the code index of the next one's test.
+    next: u32,
 }
 
 struct Linker<'a> {
     module_symbols: &'a HashMap<String, Src>,
     functions: &'a Functions<'a>,
+    /// Call tables: names of functions by variable.
+    tables: &'a HashMap<String, Vec<String>>,
     /// Functions whose calls are being expanded.
     active: Vec<&'a str>,
     shared: SharedLayout,
@@ -178,7 +223,9 @@ impl Names for View<'_, '_> {
     }
 
     fn symbol(&self, name: &str) -> Option<Src> {
-        self.find(|s| s.symbols.get(name).copied()).or_else(|| self.linker.module_symbols.get(name).copied())
+        self.find(|s| s.symbols.get(name).copied())
+            .or_else(|| self.linker.module_symbols.get(name).copied())
+            .or_else(|| self.linker.functions.get(name).map(|&(_, address)| Src::Imm(address)))
     }
 
     fn label(&self, name: &str) -> Option<u32> {
@@ -186,15 +233,27 @@ impl Names for View<'_, '_> {
     }
 }
 
+/// A callee with its parameters' places.
+type Site<'a> = (Call<'a>, HashMap<String, Src>);
+
+fn push(inst: Result<Inst, DecodeError>, code: &mut Vec<Inst>, errors: &mut Vec<DecodeError>) {
+    match inst {
+        Ok(inst) => code.push(inst),
+        Err(e) => errors.push(e),
+    }
+}
+
 impl<'a> Linker<'a> {
     fn new(
         module_symbols: &'a HashMap<String, Src>,
         functions: &'a Functions<'a>,
+        tables: &'a HashMap<String, Vec<String>>,
         shared: SharedLayout,
     ) -> Self {
         Self {
             module_symbols,
             functions,
+            tables,
             active: Vec::new(),
             shared,
             scopes: Vec::new(),
@@ -241,14 +300,21 @@ impl<'a> Linker<'a> {
 
     /// First pass: registers, variables and labels of every scope, and the number of instructions.
     fn declare(&mut self, statements: &[Statement], scope: usize) -> Result<(), LoadError> {
+        let mut label = None;
         for statement in statements {
+            let before = label.take();
             match statement {
                 Statement::Label(name) => {
                     self.scopes[scope].labels.insert(name.clone(), self.code_len);
+                    label = Some(name);
                 }
                 Statement::Instruction(i) if call::is_call(i) => self.declare_call(i, scope)?,
                 Statement::Instruction(_) => self.code_len += 1,
-                Statement::Raw(_) => {}
+                Statement::Raw(text) => {
+                    if let (Some(name), Some(targets)) = (before, Targets::parse(text)) {
+                        self.scopes[scope].targets.insert(name.clone(), targets);
+                    }
+                }
                 Statement::Block(inner) => {
                     self.scopes.push(Scope { parent: Some(scope), ..Scope::default() });
                     let id = self.scopes.len() - 1;
@@ -260,38 +326,71 @@ impl<'a> Linker<'a> {
         Ok(())
     }
 
-    /// The first pass over the body of a callee, in a scope of its own. What is wrong with a call is reported by
-    /// the second pass.
+    /// The first pass over a call: for every callee its body, in a scope of its own. What is wrong with a call is
+    /// reported by the second pass.
     fn declare_call(&mut self, i: &Instruction, scope: usize) -> Result<(), LoadError> {
-        let Ok((call, symbols)) = self.call(i, scope) else { return Ok(()) };
-        // A jump around the body, if the guard does not hold.
+        let Ok(calls) = self.calls(i, scope) else { return Ok(()) };
+        // A jump around everything, if the guard does not hold.
         self.code_len += u32::from(i.guard.is_some());
-        self.scopes.push(Scope { symbols, ..Scope::default() });
-        let id = self.scopes.len() - 1;
-        self.active.push(&call.function.name);
-        self.declare(call.function.body.as_deref().unwrap_or_default(), id)?;
-        self.active.pop();
-        self.scopes[id].return_to = Some(self.code_len);
+        let mut ids = Vec::new();
+        for (call, symbols) in calls {
+            let is_pointer = call.pointer.is_some();
+            self.scopes.push(Scope { symbols, ..Scope::default() });
+            let id = self.scopes.len() - 1;
+            ids.push(id);
+            for copied in call.into.iter().chain(&call.out_of) {
+                self.declare_variable(copied.formal, id)?;
+            }
+            // The test of the pointer, and the parameters.
+            self.code_len += u32::from(is_pointer) + call.into.len() as u32;
+            self.active.push(&call.function.name);
+            self.declare(call.function.body.as_deref().unwrap_or_default(), id)?;
+            self.active.pop();
+            self.scopes[id].return_to = Some(self.code_len);
+            // Return parameters, and the jump to the end.
+            self.code_len += call.out_of.len() as u32 + u32::from(is_pointer);
+            self.scopes[id].next = self.code_len;
+        }
+        // Where a pointer that fits nothing ends up.
+        let is_pointer =
+            ids.first().is_some_and(|&id| self.scopes[id].next != 0) && self.is_indirect(i, scope);
+        self.code_len += u32::from(is_pointer);
+        for id in ids {
+            self.scopes[id].end = self.code_len;
+        }
         Ok(())
     }
 
-    /// A call and its parameters.
-    fn call(
-        &self,
-        i: &Instruction,
-        scope: usize,
-    ) -> Result<(call::Call<'a>, HashMap<String, Src>), DecodeError> {
+    fn is_indirect(&self, i: &Instruction, scope: usize) -> bool {
+        self.calls(i, scope).is_ok_and(|calls| calls.iter().any(|(call, _)| call.pointer.is_some()))
+    }
+
+    /// The callees of a call and their parameters.
+    fn calls(&self, i: &Instruction, scope: usize) -> Result<Vec<Site<'a>>, DecodeError> {
         let error = |why: &str| Err(DecodeError { line: i.line, text: i.to_string(), why: why.to_owned() });
         if self.code_len > 1 << 22 {
             return error("the program is too large with its calls expanded");
         }
-        let call = call::take_apart(i, self.functions)?;
-        if self.active.contains(&call.function.name.as_str()) {
+        let view = View { linker: self, scope };
+        let named = |name: &str| {
+            view.find(|s| s.targets.get(name).cloned())
+                .or_else(|| self.tables.get(name).map(|names| Targets::Functions(names.clone())))
+        };
+        let mut calls = call::take_apart(i, self.functions, named)?;
+        let recursive = |call: &Call<'_>| self.active.contains(&call.function.name.as_str());
+        if calls.iter().any(|call| call.pointer.is_none() && recursive(call)) {
             return error("recursion is not modelled");
         }
-        let view = View { linker: self, scope };
-        let symbols = call::bind(i, &call, |name| view.symbol(name))?;
-        Ok((call, symbols))
+        // A pointer to a function that is active is reported when it is called.
+        calls.retain(|call| !recursive(call));
+        if calls.is_empty() {
+            return error("no function fits this call");
+        }
+        let bind = |call: Call<'a>| {
+            let symbols = call::bind(i, &call, |name| view.symbol(name))?;
+            Ok((call, symbols))
+        };
+        calls.into_iter().map(bind).collect()
     }
 
     fn declare_variable(&mut self, v: &Variable, scope: usize) -> Result<(), LoadError> {
@@ -349,20 +448,24 @@ impl<'a> Linker<'a> {
                     *next_scope += 1;
                     self.decode(inner, id, next_scope, code, errors);
                 }
-                Statement::Instruction(i) if call::is_call(i) => match self.call(i, scope) {
-                    Ok((call, _)) => {
-                        let id = *next_scope;
-                        *next_scope += 1;
+                Statement::Instruction(i) if call::is_call(i) => match self.calls(i, scope) {
+                    Ok(calls) => {
+                        let first = *next_scope;
                         if i.guard.is_some() {
-                            match self.jump_around(i, scope, id) {
-                                Ok(inst) => code.push(inst),
-                                Err(e) => errors.push(e),
-                            }
+                            push(self.jump_around(i, scope, first), code, errors);
                         }
-                        self.active.push(&call.function.name);
-                        let body = call.function.body.as_deref().unwrap_or_default();
-                        self.decode(body, id, next_scope, code, errors);
-                        self.active.pop();
+                        let is_pointer = calls.iter().any(|(call, _)| call.pointer.is_some());
+                        for (call, _) in calls {
+                            self.decode_call(i, scope, &call, next_scope, code, errors);
+                        }
+                        if is_pointer {
+                            code.push(Inst {
+                                line: i.line,
+                                guard: None,
+                                text: i.to_string(),
+                                op: ops::bad_call(),
+                            });
+                        }
                     }
                     Err(e) => errors.push(e),
                 },
@@ -375,11 +478,91 @@ impl<'a> Linker<'a> {
         }
     }
 
-    /// The jump around the body of a guarded call (scope `id`), for lanes whose guard does not hold.
+    /// The second pass over one callee of a call.
+    fn decode_call(
+        &mut self,
+        i: &Instruction,
+        scope: usize,
+        call: &Call<'a>,
+        next_scope: &mut usize,
+        code: &mut Vec<Inst>,
+        errors: &mut Vec<DecodeError>,
+    ) {
+        let id = *next_scope;
+        *next_scope += 1;
+        let plain = |op| Inst { line: i.line, guard: None, text: i.to_string(), op };
+        if let Some((pointer, address)) = &call.pointer {
+            let view = View { linker: self, scope };
+            let pointer = Decoder::new(i, &view).src_of(&Operand::Name(pointer.clone()), Ty::B64);
+            push(pointer.map(|p| plain(ops::call_if(p, *address, self.scopes[id].next))), code, errors);
+        }
+        for copied in &call.into {
+            push(self.copy(i, (scope, &copied.actual), (id, copied), true).map(plain), code, errors);
+        }
+        self.active.push(&call.function.name);
+        let body = call.function.body.as_deref().unwrap_or_default();
+        self.decode(body, id, next_scope, code, errors);
+        self.active.pop();
+        for copied in &call.out_of {
+            push(self.copy(i, (scope, &copied.actual), (id, copied), false).map(plain), code, errors);
+        }
+        if call.pointer.is_some() {
+            code.push(plain(ops::jump(self.scopes[id].end)));
+        }
+    }
+
+    /// Copies a parameter in a register, into the callee (scope `.0` of the second pair) or out of it.
+    fn copy(
+        &self,
+        i: &Instruction,
+        (scope, actual): (usize, &Operand),
+        (id, copied): (usize, &Copied<'_>),
+        into: bool,
+    ) -> Result<crate::decode::Op, DecodeError> {
+        let (outer, inner) = (View { linker: self, scope }, View { linker: self, scope: id });
+        let decoder = Decoder::new(i, &outer);
+        let Some((formal, ty)) = inner.register(&copied.formal.name).filter(|(_, ty)| *ty != Ty::B128) else {
+            return decoder.error(format!("parameter `{}` is not modelled", copied.formal.name));
+        };
+        Ok(if into {
+            ops::copy_register(formal, decoder.value_of(actual, ty)?)
+        } else {
+            ops::copy_register(decoder.dst_of(actual, ty)?, Src::Reg(formal))
+        })
+    }
+
+    /// The jump around a guarded call (first callee's scope `id`), for lanes whose guard does not hold.
     fn jump_around(&self, i: &Instruction, scope: usize, id: usize) -> Result<Inst, DecodeError> {
         let guard = self.guard(i, scope)?.map(|(reg, negated)| (reg, !negated));
-        let op = ops::jump(self.scopes[id].return_to.unwrap_or_default());
+        let op = ops::jump(self.scopes[id].end);
         Ok(Inst { line: i.line, guard, text: i.to_string(), op })
+    }
+
+    /// `brx.idx{.uni} index, list` (PTX ISA 9.7.12.4).
+    fn branch_indexed(
+        &self,
+        mut d: Decoder<'_>,
+        view: &View<'_, '_>,
+    ) -> Result<crate::decode::Op, DecodeError> {
+        d.take("idx");
+        d.take("uni");
+        let index = d.value(0, Ty::U32)?;
+        d.finish(2)?;
+        let labels = match d.operand(1)? {
+            Operand::Name(list) => view.find(|s| s.targets.get(list).cloned()),
+            _ => None,
+        };
+        let Some(Targets::Labels(labels)) = labels else {
+            return d.error("the second operand is not the label of .branchtargets");
+        };
+        let mut targets = Vec::new();
+        for label in labels {
+            match view.label(&label) {
+                Some(target) => targets.push(target),
+                None => return d.error(format!("label `{label}` is not in scope")),
+            }
+        }
+        Ok(ops::branch_indexed(index, targets))
     }
 
     fn guard(&self, i: &Instruction, scope: usize) -> Result<Option<(Reg, bool)>, DecodeError> {
@@ -399,6 +582,9 @@ impl<'a> Linker<'a> {
         let guard = self.guard(i, scope)?;
         let returns = view.find(|s| s.return_to);
         let op = match ops::decode_fn(&i.opcode) {
+            _ if i.opcode[0] == "brx" && i.opcode.get(1).is_some_and(|m| m == "idx") => {
+                self.branch_indexed(decoder, &view)?
+            }
             _ if i.opcode[0] == "ret" && returns.is_some() => {
                 decoder.take("uni");
                 decoder.finish(0)?;

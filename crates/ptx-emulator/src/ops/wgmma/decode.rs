@@ -51,47 +51,67 @@ fn shape(text: &str) -> Option<(usize, usize, usize)> {
     Some((m.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
 }
 
-/// `wgmma.mma_async.sync.aligned.m64nNkK.D.A.B d, a|a-desc, b-desc, scale-d, imm-a, imm-b{, trans-a, trans-b}`.
+/// `wgmma.mma_async.sync.aligned.m64nNkK{.satfinite}.D.A.B d, a|a-desc, b-desc, scale-d{, imm-a, imm-b
+/// {, trans-a, trans-b}}`.
 fn decode_mma(d: &mut Decoder<'_>) -> Result<Op> {
     sync_aligned(d, "mma_async")?;
     let Some((m, n, k)) = d.take_map(shape) else { return d.error("needs a shape m64nNkK") };
     if m != 64 || !(8..=256).contains(&n) || n % 8 != 0 {
         return d.error(format!("shape m{m}n{n} is not valid"));
     }
-    let f16_accumulators = match d.rest().first() {
-        Some(&"f32") => false,
-        Some(&"f16") => true,
-        _ => return d.error("the accumulator type is not modelled"),
+    let saturate = d.take("satfinite");
+    let &[dt, at, bt] = d.rest() else {
+        return d.error("needs three types, and nothing else is modelled");
     };
-    let first = if f16_accumulators { "f16" } else { "f32" };
-    d.take(first);
-    if f16_accumulators {
-        return d.error("f16 accumulators are not modelled");
-    }
     let format = |name: &str| match name {
         "f16" => Some(Format::F16),
         "bf16" => Some(Format::Bf16),
         "tf32" => Some(Format::Tf32),
         "e4m3" => Some(Format::E4m3),
         "e5m2" => Some(Format::E5m2),
+        // Of integers only the width matters.
+        "s8" | "u8" => Some(Format::E4m3),
         _ => None,
     };
-    let (Some(a_format), Some(b_format)) = (d.take_map(format), d.take_map(format)) else {
+    let (Some(a_format), Some(b_format)) = (format(at), format(bt)) else {
         return d.error("operand types are not modelled");
     };
+    let is_integer = |t: &str| matches!(t, "s8" | "u8");
+    let integers = is_integer(at).then_some((at == "s8", bt == "s8"));
     let bytes = match a_format {
         Format::F16 | Format::Bf16 => 2,
         Format::Tf32 => 4,
         _ => 1,
     };
     let narrow = |f| matches!(f, Format::E4m3 | Format::E5m2);
-    if narrow(a_format) != narrow(b_format) || (!narrow(a_format) && a_format != b_format) || k * bytes != 32
+    if is_integer(at) != is_integer(bt)
+        || narrow(a_format) != narrow(b_format)
+        || (!narrow(a_format) && a_format != b_format)
+        || k * bytes != 32
     {
         return d.error("operand types do not go with this shape");
     }
+    let half = match (dt, a_format) {
+        ("s32", _) if integers.is_some() => false,
+        _ if integers.is_some() => return d.error("integers have s32 accumulators"),
+        ("f32", _) => false,
+        ("f16", Format::F16 | Format::E4m3 | Format::E5m2) => true,
+        _ => return d.error("the accumulator type is not valid"),
+    };
+    if saturate && integers.is_none() {
+        return d.error(".satfinite belongs to integers");
+    }
+    // Table of 9.7.15.2: integers have fewer shapes.
+    if integers.is_some() && n > 32 && n % 16 != 0 {
+        return d.error(format!("n{n} is not valid for integers"));
+    }
+    for ty in [dt, at, bt] {
+        d.take(ty);
+    }
     let dst = d.regs(0)?;
-    if dst.len() != n / 2 {
-        return d.error(format!("expected {} accumulator registers, got {}", n / 2, dst.len()));
+    let registers = if half { n / 4 } else { n / 2 };
+    if dst.len() != registers {
+        return d.error(format!("expected {registers} accumulator registers, got {}", dst.len()));
     }
     let a = match d.operand(1)? {
         Operand::Vector(_) => {
@@ -110,7 +130,7 @@ fn decode_mma(d: &mut Decoder<'_>) -> Result<Op> {
         -1 => Ok(true),
         _ => d.error("imm-scale must be 1 or -1"),
     };
-    let (negate_a, negate_b) = (negate(4)?, negate(5)?);
+    let (negate_a, negate_b) = if integers.is_some() { (false, false) } else { (negate(4)?, negate(5)?) };
     let transpose = |i: usize| match d.imm(i)? {
         0 => Ok(false),
         1 => Ok(true),
@@ -118,6 +138,7 @@ fn decode_mma(d: &mut Decoder<'_>) -> Result<Op> {
     };
     // Register A has only trans-b; types other than 16-bit have neither.
     let (trans_a, trans_b, operands) = match (&a, bytes) {
+        _ if integers.is_some() => (false, false, 4),
         (_, 1 | 4) => (false, false, 6),
         (OperandA::Registers(_), _) => (false, transpose(6)?, 7),
         (OperandA::Descriptor(_), _) => (transpose(6)?, transpose(7)?, 8),
@@ -130,6 +151,9 @@ fn decode_mma(d: &mut Decoder<'_>) -> Result<Op> {
         element_bytes: bytes as u32,
         a_format,
         b_format,
+        integers,
+        saturate,
+        half,
         unit,
         dst,
         a,

@@ -4,11 +4,12 @@ use super::state::{InFlight, Key, Partial, Warpgroup};
 use crate::check::{Access, Class, Origin, OriginKind, Place};
 use crate::decode::{Execute, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, LANES, QueueKey, Wait};
-use crate::numerics::aligned_sum::Unit;
+use crate::numerics::Precision;
+use crate::numerics::aligned_sum::{self, Addend, Unit};
 use crate::numerics::element::{Element, Format};
 use crate::ops::descriptor::{Extent, Generation, MatrixDescriptor};
 use crate::ops::hooks::{self, AsyncId, GroupKind, Kind, Object, Proxy, Range, Scope};
-use crate::ops::mma_sync::step;
+use crate::ops::mma_sync::{integer, integer_step, step};
 use crate::program::Reg;
 
 /// Name of the wait in reports.
@@ -31,6 +32,12 @@ pub(super) struct MmaAsync {
     pub element_bytes: u32,
     pub a_format: Format,
     pub b_format: Format,
+    /// Integers: A and B signed; the formats are only widths.
+    pub integers: Option<(bool, bool)>,
+    /// Integer sums saturate.
+    pub saturate: bool,
+    /// f16 accumulators, two to a register.
+    pub half: bool,
     pub unit: Unit,
     pub dst: Vec<Reg>,
     pub a: OperandA,
@@ -254,6 +261,31 @@ impl Pending {
             .collect()
     }
 
+    /// `D[row][column]` for an addend, from operands `[rows, 32]` in bytes.
+    fn products(&self, a: &[u8], b: &[u8], precision: Precision) -> Box<dyn Fn(usize, usize, u32) -> u32> {
+        let (k, unit, saturate, half) = (self.mma.k, self.mma.unit, self.mma.saturate, self.mma.half);
+        if let Some((signed_a, signed_b)) = self.mma.integers {
+            let integers = |bytes: &[u8], signed: bool| -> Vec<i32> {
+                bytes.iter().map(|&b| integer(u64::from(b), 8, signed)).collect()
+            };
+            let (a, b) = (integers(a, signed_a), integers(b, signed_b));
+            return Box::new(move |row, column, c| {
+                integer_step(&a[row * k..][..k], &b[column * k..][..k], c, saturate)
+            });
+        }
+        let formats = (self.mma.a_format, self.mma.b_format);
+        let a = self.elements(a, formats.0, self.mma.negate.0);
+        let b = self.elements(b, formats.1, self.mma.negate.1);
+        Box::new(move |row, column, c| {
+            let (x, y) = (&a[row * k..][..k], &b[column * k..][..k]);
+            if half {
+                aligned_sum::step_f16(x, y, Addend::f16(c), formats.0.fraction() + formats.1.fraction(), unit)
+            } else {
+                step(x, y, c, formats, unit, precision)
+            }
+        })
+    }
+
     /// Register operand A as row-major bytes `[64, 32]`.
     fn register_a(&self) -> Vec<u8> {
         let mut bytes = vec![0; 64 * 32];
@@ -280,19 +312,22 @@ impl AsyncOp for Pending {
         };
         let b = self.operand(ctx, self.descriptors.1, mma.n, mma.transpose.1);
         if let (Some(a), Some(b)) = (a, b) {
-            let a = self.elements(&a, mma.a_format, mma.negate.0);
-            let b = self.elements(&b, mma.b_format, mma.negate.1);
-            let formats = (mma.a_format, mma.b_format);
-            let precision = ctx.env.precision;
+            let products = self.products(&a, &b, ctx.env.precision);
+            let halves = if mma.half { 2 } else { 1 };
+            let mask = if mma.half { 0xffff } else { u32::MAX };
             for w in 0..4 {
                 let warp = &mut ctx.cluster.ctas[self.cta].warps[self.key.1 as usize * 4 + w];
-                for (i, &reg) in mma.dst.iter().enumerate() {
+                for (r, &reg) in mma.dst.iter().enumerate() {
                     for lane in 0..LANES {
-                        let row = 16 * w + lane / 4 + 8 * (i >> 1 & 1);
-                        let column = 8 * (i / 4) + 2 * (lane % 4) + (i & 1);
-                        let c = if self.accumulate { warp.get(reg, lane) as u32 } else { 0 };
-                        let (x, y) = (&a[row * mma.k..][..mma.k], &b[column * mma.k..][..mma.k]);
-                        let value = step(x, y, c, formats, mma.unit, precision);
+                        let before = warp.get(reg, lane) as u32;
+                        let mut value = 0;
+                        for half in 0..halves {
+                            let i = r * halves + half;
+                            let row = 16 * w + lane / 4 + 8 * (i >> 1 & 1);
+                            let column = 8 * (i / 4) + 2 * (lane % 4) + (i & 1);
+                            let c = if self.accumulate { before >> (16 * half) & mask } else { 0 };
+                            value |= products(row, column, c) << (16 * half);
+                        }
                         let origin = warp.origin(reg, lane);
                         warp.set(reg, lane, u64::from(value), origin);
                     }
