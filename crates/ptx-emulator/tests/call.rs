@@ -72,3 +72,85 @@ fn what_is_not_modelled_is_an_error() {
         assert!(error.contains(why), "{body}: {error}");
     }
 }
+
+/// `f(x) = x + 1`, `2 x`, `x * x` in registers.
+const IN_REGISTERS: &str = "
+.func (.reg .b32 r) inc(.reg .b32 x) { add.u32 r, x, 1; ret; }
+.func (.reg .b32 r) dbl(.reg .b32 x) { shl.b32 r, x, 1; }
+.func (.reg .b32 r) square(.reg .b32 x) { .reg .pred %p; setp.eq.u32 %p, x, 3; @%p bra three; mul.lo.u32 r, x, x; ret;
+three: mov.b32 r, 9; ret; }
+.func (.reg .b32 r, .reg .b32 s) pair(.reg .b32 x, .reg .b32 y) { mov.b32 r, y; mov.b32 s, x; ret; }
+.global .u64 table[4] = {inc, dbl, square, 0};
+";
+
+fn in_registers(body: &str) -> Vec<u32> {
+    let source = source(body).replace(".visible .entry", &format!("{IN_REGISTERS}.visible .entry"));
+    let mut kernel = Kernel::new(&source, 32);
+    let out = kernel.upload(&[0; 128]);
+    kernel.run_clean(&[out]);
+    kernel.u32s(out, 32)
+}
+
+#[test]
+fn registers_as_parameters() {
+    let body = "call (%r4), inc, (%r0); call.uni (%r5), dbl, (7); call (%r6, %r7), pair, (%r4, %r5);\n\
+                mad.lo.u32 %r3, %r6, 1000, %r7;";
+    assert_eq!(in_registers(body), (0..32).map(|x| 14_000 + x + 1).collect::<Vec<u32>>());
+}
+
+/// Every lane calls what its number says, through a list, a prototype and a table.
+#[test]
+fn calls_through_pointers() {
+    let pick = "rem.u32 %r1, %r0, 3; setp.eq.u32 %p1, %r1, 1; setp.eq.u32 %p2, %r1, 2;\n\
+                mov.u64 %d2, inc; @%p1 mov.u64 %d2, dbl; @%p2 mov.u64 %d2, square;\n";
+    let list = "T: .calltargets inc, dbl, square;\n call (%r3), %d2, (%r0), T;";
+    let prototype = "T: .callprototype (.reg .b32 _) _ (.reg .b32 _);\n call (%r3), %d2, (%r0), T;";
+    let table = "mov.u64 %d3, table; mul.wide.u32 %d2, %r1, 8; add.u64 %d2, %d2, %d3; ld.global.u64 %d2, [%d2];\n\
+                 call (%r3), %d2, (%r0), table;";
+    let wanted: Vec<u32> = (0..32).map(|x| [x + 1, 2 * x, x * x][x as usize % 3]).collect();
+    for call in [list, prototype, table] {
+        assert_eq!(in_registers(&format!("{pick}{call}")), wanted, "{call}");
+        // Guarded: the others keep what they have.
+        let guarded = call.replace("call (", "setp.lt.u32 %p3, %r0, 9; mov.b32 %r3, 77; @%p3 call (");
+        let wanted: Vec<u32> = (0..32).map(|x| if x < 9 { wanted[x] } else { 77 }).collect();
+        assert_eq!(in_registers(&format!("{pick}{guarded}")), wanted, "{call}");
+    }
+}
+
+#[test]
+fn pointers_to_nothing() {
+    let body = "T: .calltargets inc, dbl;\n mov.u64 %d2, square; call (%r3), %d2, (%r0), T;";
+    let source = source(body).replace(".visible .entry", &format!("{IN_REGISTERS}.visible .entry"));
+    let mut kernel = Kernel::new(&source, 32);
+    let out = kernel.upload(&[0; 128]);
+    let found = kernel.run(&[ptx_emulator::machine::Argument::B64(out)]);
+    common::only(&found, ptx_emulator::check::Class::Undefined);
+    for (body, why) in [
+        ("call (%r3), %d2, (%r0), nowhere;", "not a list of functions"),
+        ("T: .calltargets inc, unknown;\n call (%r3), %d2, (%r0), T;", "no body"),
+        ("call (%r3), inc, (%r0, %r0);", "another number of parameters"),
+        ("brx.idx %r0, nowhere;", "not the label of .branchtargets"),
+    ] {
+        let source = self::source(body).replace(".visible .entry", &format!("{IN_REGISTERS}.visible .entry"));
+        let error = ptx_emulator::program::load(&source).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(why), "{body}: {error}");
+    }
+}
+
+#[test]
+fn branches_by_index() {
+    for list in ["A0, A1, A2, A3", "A<4>"] {
+        let body = format!(
+            "and.b32 %r1, %r0, 3; mov.b32 %r3, 5; ts: .branchtargets {list};\n setp.lt.u32 %p1, %r0, 20;\n\
+             @%p1 brx.idx %r1, ts; mov.b32 %r3, 6; bra E;\nA0: mov.b32 %r3, 100; bra E;\n\
+             A1: add.u32 %r3, %r3, 200; bra E;\nA2: mov.b32 %r3, 300;\nA3: add.u32 %r3, %r3, %r0;\nE:"
+        );
+        let wanted = (0..32).map(|x| if x < 20 { [100, 205, 300 + x, 5 + x][x as usize % 4] } else { 6 });
+        assert_eq!(run(&body), wanted.collect::<Vec<u32>>());
+    }
+    let body = "mov.b32 %r3, 0; ts: .branchtargets A, E;\n brx.idx.uni %r0, ts;\nA: mov.b32 %r3, 1;\nE:";
+    let mut kernel = Kernel::new(&source(body), 32);
+    let out = kernel.upload(&[0; 128]);
+    let found = kernel.run(&[ptx_emulator::machine::Argument::B64(out)]);
+    common::only(&found, ptx_emulator::check::Class::Undefined);
+}

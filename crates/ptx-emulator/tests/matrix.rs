@@ -142,3 +142,88 @@ fn fragments() {
         assert_eq!(word, element(0, c, r) | element(0, c + 1, r) << 16);
     }
 }
+
+/// 8-bit matrices: 16 rows transposed, 8 rows of packed elements, and the store of accumulator fragments.
+#[test]
+fn matrices_of_bytes() {
+    let bytes = pattern(1024);
+    let words: Vec<u32> = bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+    // The lanes' 32 bytes go to shared memory one after the other; row i is 16 bytes at 16 i.
+    let store = "mul.lo.u32 %r3, %r1, 32; add.u32 %r3, %r3, %r2; st.shared.v4.b32 [%r3], {%x0,%x1,%x2,%x3};\n\
+                 st.shared.v4.b32 [%r3+16], {%x4,%x5,%x6,%x7}; bar.warp.sync 0xffffffff;\n\
+                 shl.b32 %r3, %r1, 4; add.u32 %r3, %r3, %r2;\n";
+    let unpack = |row: usize, k: usize, bits: usize| {
+        let at = |i: usize| {
+            let bit = k * bits + i;
+            u32::from(bytes[row * 16 + bit / 8] >> (bit % 8) & 1) << i
+        };
+        (0..bits).map(at).sum::<u32>()
+    };
+    for (format, bits) in [("b8", 8), ("b8x16.b6x16_p32", 6), ("b8x16.b4x16_p64", 4)] {
+        for n in [1, 2] {
+            let list: Vec<String> = (0..2 * n).map(|i| format!("%x{i}")).collect();
+            let body = format!(
+                "{store}ldmatrix.sync.aligned.m16n16.x{n}.trans.shared.{format} {{{}}}, [%r3];\n",
+                list.join(",")
+            );
+            let got = run(&words, 2 * n, &body);
+            for lane in 0..32 {
+                for i in 0..8 * n {
+                    let (matrix, register, byte) = (i / 8, i / 4 % 2, i % 4);
+                    let row = 16 * matrix + lane % 4 * 4 + register * 2 + byte % 2;
+                    let want = unpack(row, lane / 4 + byte / 2 * 8, bits);
+                    let word = got[lane * 2 * n + i / 4];
+                    assert_eq!(word >> (8 * byte) & 255, want, "{format} x{n}: lane {lane}, byte {i}");
+                }
+            }
+        }
+        for n in if bits == 8 { &[][..] } else { &[1, 2, 4] } {
+            let list: Vec<String> = (0..*n).map(|i| format!("%x{i}")).collect();
+            let body = format!(
+                "{store}ldmatrix.sync.aligned.m8n16.x{n}.shared::cta.{format} {{{}}}, [%r3];\n",
+                list.join(",")
+            );
+            let got = run(&words, *n, &body);
+            for (i, word) in got.iter().enumerate() {
+                let (lane, matrix) = (i / n, i % n);
+                for byte in 0..4 {
+                    let want = unpack(8 * matrix + lane / 4, lane % 4 * 4 + byte, bits);
+                    assert_eq!(word >> (8 * byte) & 255, want, "{format} x{n}: lane {lane}, matrix {matrix}");
+                }
+            }
+        }
+    }
+    for n in [1, 2, 4] {
+        let list: Vec<String> = (0..n).map(|i| format!("%x{i}")).collect();
+        let body = format!(
+            "shl.b32 %r3, %r1, 4; add.u32 %r3, %r3, %r2;\n\
+             stmatrix.sync.aligned.m16n8.x{n}.trans.shared.b8 [%r3], {{{}}};\nbar.warp.sync 0xffffffff;\n\
+             rem.u32 %r4, %r1, {}; shl.b32 %r4, %r4, 4; add.u32 %r4, %r4, %r2;\n\
+             ld.shared.v4.b32 {{%x0,%x1,%x2,%x3}}, [%r4];\n",
+            list.join(","),
+            8 * n
+        );
+        let got = run(&words, 4, &body);
+        for lane in 0..8 * n {
+            let (matrix, column) = (lane / 8, lane % 8);
+            for row in 0..16 {
+                // The fragment of an accumulator: rows g and g + 8, columns 2 t and 2 t + 1.
+                let source = (row % 8 * 4 + column / 2) * 8 + matrix;
+                let want = words[source] >> (8 * (row / 8 * 2 + column % 2)) & 255;
+                assert_eq!(
+                    got[lane * 4 + row / 4] >> (row % 4 * 8) & 255,
+                    want,
+                    "x{n}: lane {lane}, row {row}"
+                );
+            }
+        }
+    }
+    for bad in [
+        "ldmatrix.sync.aligned.m16n16.x1.shared.b8 {%r3,%r4}, [%r2];",
+        "ldmatrix.sync.aligned.m16n16.x4.trans.shared.b8 {%r3,%r4,%r5,%r6,%r7,%r8,%r9,%r10}, [%r2];",
+        "ldmatrix.sync.aligned.m8n16.x1.shared.b8 {%r3}, [%r2];",
+        "stmatrix.sync.aligned.m16n8.x1.shared.b8 [%r2], {%r3};",
+    ] {
+        assert!(ptx_emulator::program::load(&entry("", bad)).is_err(), "{bad}");
+    }
+}

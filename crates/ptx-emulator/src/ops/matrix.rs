@@ -1,6 +1,7 @@
-//! `ldmatrix`, `stmatrix`, `movmatrix` for 8x8 matrices of 16-bit elements (PTX ISA 9.7.14.5.15 - 17).
+//! `ldmatrix`, `stmatrix`, `movmatrix` for 8x8 matrices of 16-bit elements (PTX ISA 9.7.14.5.15 - 17);
+//! [`super::matrix_bytes`] has those of 8-bit elements.
 
-use super::{Entry, root};
+use super::{Entry, form, root};
 use crate::check::Class;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, Ctx, Flow, LANES, Location};
@@ -8,6 +9,9 @@ use crate::program::Reg;
 use crate::types::Ty;
 
 pub(super) const TABLE: &[Entry] = &[
+    form("ldmatrix", &["m16n16"], super::matrix_bytes::decode_ldmatrix),
+    form("ldmatrix", &["m8n16"], super::matrix_bytes::decode_ldmatrix),
+    form("stmatrix", &["m16n8"], super::matrix_bytes::decode_stmatrix),
     root("ldmatrix", decode_ldmatrix),
     root("stmatrix", decode_stmatrix),
     root("movmatrix", decode_movmatrix),
@@ -33,10 +37,15 @@ struct StMatrix {
     transposed: bool,
 }
 
-/// Resolves the row addresses: lane `8 j + i` holds that of row `i` of matrix `j`.
-fn rows(ctx: &mut Ctx<'_>, space: AddressSpace, addr: Addr, matrices: usize) -> Option<Vec<Location>> {
-    let mut locations = Vec::with_capacity(matrices * 8);
-    for lane in 0..matrices * 8 {
+/// Resolves the addresses of `count` rows, those of lanes 0 and up.
+pub(super) fn rows(
+    ctx: &mut Ctx<'_>,
+    space: AddressSpace,
+    addr: Addr,
+    count: usize,
+) -> Option<Vec<Location>> {
+    let mut locations = Vec::with_capacity(count);
+    for lane in 0..count {
         let location = ctx.locate(space, addr, lane)?;
         match location {
             Location::Shared(_, offset) if offset % 16 == 0 => locations.push(location),
@@ -64,7 +73,9 @@ impl Execute for LdMatrix {
     }
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(locations) = rows(ctx, self.space, self.addr, self.dst.len()) else { return Flow::Abort };
+        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.dst.len()) else {
+            return Flow::Abort;
+        };
         for (j, &dst) in self.dst.iter().enumerate() {
             let mut matrix = [[0u8; 16]; 8];
             let mut origin = crate::check::Origin::CLEAN;
@@ -93,7 +104,9 @@ impl Execute for StMatrix {
     }
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(locations) = rows(ctx, self.space, self.addr, self.src.len()) else { return Flow::Abort };
+        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.src.len()) else {
+            return Flow::Abort;
+        };
         for (j, &src) in self.src.iter().enumerate() {
             let mut matrix = [[0u8; 16]; 8];
             let mut init = [true; 8];

@@ -31,6 +31,7 @@ mod integer_bits;
 mod lanewise;
 mod logic;
 mod matrix;
+mod matrix_bytes;
 pub mod mbarrier;
 mod mbarrier_state;
 mod meeting;

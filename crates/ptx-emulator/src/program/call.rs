@@ -19,8 +19,8 @@ pub(super) enum Targets {
     Labels(Vec<String>),
     /// `.calltargets`: functions.
     Functions(Vec<String>),
-    /// `.callprototype`: any function with as many parameters.
-    Any,
+    /// `.callprototype`: any function with as many parameters, in registers or in `.param` space.
+    Any(Space),
 }
 
 impl Targets {
@@ -34,7 +34,9 @@ impl Targets {
         match directive {
             ".branchtargets" => Some(Targets::Labels(names())),
             ".calltargets" => Some(Targets::Functions(names())),
-            ".callprototype" => Some(Targets::Any),
+            ".callprototype" => {
+                Some(Targets::Any(if list.contains(".reg") { Space::Reg } else { Space::Param }))
+            }
             _ => None,
         }
     }
@@ -133,7 +135,10 @@ pub(super) fn take_apart<'a>(
             }
             found
         }
-        Some(Targets::Any) => functions.values().copied().filter(|(f, _)| fits(f)).collect(),
+        Some(Targets::Any(space)) => {
+            let same = |f: &Function| f.returns.iter().chain(&f.params).all(|v| v.space == space);
+            functions.values().copied().filter(|(f, _)| fits(f) && same(f)).collect()
+        }
         _ => return error(i, format!("`{targets}` is not a list of functions or a prototype")),
     };
     candidates.sort_by_key(|&(_, address)| address);

@@ -333,8 +333,8 @@ impl<'a> Linker<'a> {
         // A jump around everything, if the guard does not hold.
         self.code_len += u32::from(i.guard.is_some());
         let mut ids = Vec::new();
+        let is_pointer = calls.iter().any(|(call, _)| call.pointer.is_some());
         for (call, symbols) in calls {
-            let is_pointer = call.pointer.is_some();
             self.scopes.push(Scope { symbols, ..Scope::default() });
             let id = self.scopes.len() - 1;
             ids.push(id);
@@ -352,17 +352,11 @@ impl<'a> Linker<'a> {
             self.scopes[id].next = self.code_len;
         }
         // Where a pointer that fits nothing ends up.
-        let is_pointer =
-            ids.first().is_some_and(|&id| self.scopes[id].next != 0) && self.is_indirect(i, scope);
         self.code_len += u32::from(is_pointer);
         for id in ids {
             self.scopes[id].end = self.code_len;
         }
         Ok(())
-    }
-
-    fn is_indirect(&self, i: &Instruction, scope: usize) -> bool {
-        self.calls(i, scope).is_ok_and(|calls| calls.iter().any(|(call, _)| call.pointer.is_some()))
     }
 
     /// The callees of a call and their parameters.
