@@ -45,6 +45,7 @@ pub mod tensor_map;
 mod tensor_map_codec;
 mod tensor_map_ops;
 mod warp;
+mod warp_memory;
 mod wgmma;
 
 pub(crate) use control::jump;
