@@ -1,12 +1,14 @@
-//! Control flow: `bra`, `ret`, `exit`, `trap` (PTX ISA 9.7.12).
+//! Control flow: `bra`, `brx.idx`, `ret`, `exit`, `trap` (PTX ISA 9.7.12).
 
-use super::{Entry, root};
+use super::{Entry, form, root};
 use crate::check::Class;
-use crate::decode::{Decoder, Execute, Op, Result};
+use crate::decode::{Decoder, Execute, Op, Result, Src};
 use crate::machine::{Ctx, Flow};
+use crate::types::Ty;
 
 pub(super) const TABLE: &[Entry] = &[
     root("bra", decode_bra),
+    form("brx", &["idx"], decode_brx),
     root("exit", decode_exit),
     root("ret", decode_exit),
     root("trap", decode_trap),
@@ -19,6 +21,30 @@ struct Bra {
 impl Execute for Bra {
     fn execute(&self, _: &mut Ctx<'_>) -> Flow {
         Flow::Jump(self.target)
+    }
+}
+
+/// `brx.idx`: a branch table.
+struct Brx {
+    index: Src,
+    targets: Vec<u32>,
+}
+
+impl Execute for Brx {
+    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
+        for lane in ctx.lanes() {
+            ctx.report_poison(ctx.origin(self.index, lane), lane, "the index of a branch");
+        }
+        let indices = ctx.row(self.index);
+        let first = ctx.mask.trailing_zeros() as usize;
+        // Lanes with another index stay here, and jump when they execute next.
+        ctx.mask = ctx.lanes().filter(|&l| indices[l] == indices[first]).fold(0, |m, l| m | 1 << l);
+        if let Some(&target) = self.targets.get(indices[first] as usize) {
+            return Flow::Jump(target);
+        }
+        let message = format!("index {} of a branch with {} targets", indices[first], self.targets.len());
+        ctx.finding(Class::Undefined, first, message, None);
+        Flow::Abort
     }
 }
 
@@ -51,6 +77,15 @@ fn decode_bra(d: &mut Decoder<'_>) -> Result<Op> {
     let target = d.label(0)?;
     d.finish(1)?;
     Ok(Box::new(Bra { target }))
+}
+
+/// `brx.idx{.uni} index, targets`.
+fn decode_brx(d: &mut Decoder<'_>) -> Result<Op> {
+    d.take("idx");
+    d.take("uni");
+    let op = Brx { index: d.value(0, Ty::U32)?, targets: d.branch_targets(1)? };
+    d.finish(2)?;
+    Ok(Box::new(op))
 }
 
 /// `ret{.uni}` of an entry, `exit`.

@@ -131,11 +131,12 @@ fn declare_module_variable(
 
 /// Names declared in one `{ }`.
 #[derive(Default)]
-struct Scope {
+struct Scope<'a> {
     parent: Option<usize>,
     registers: HashMap<String, (Reg, Ty)>,
     symbols: HashMap<String, Src>,
     labels: HashMap<String, u32>,
+    branch_targets: HashMap<String, &'a [String]>,
     /// In the body of a callee: the code index behind it.
     return_to: Option<u32>,
 }
@@ -146,7 +147,7 @@ struct Linker<'a> {
     /// Functions whose calls are being expanded.
     active: Vec<&'a str>,
     shared: SharedLayout,
-    scopes: Vec<Scope>,
+    scopes: Vec<Scope<'a>>,
     registers: Vec<RegisterInfo>,
     local_bytes: u32,
     code_len: u32,
@@ -158,8 +159,8 @@ struct View<'a, 'b> {
     scope: usize,
 }
 
-impl View<'_, '_> {
-    fn find<T>(&self, get: impl Fn(&Scope) -> Option<T>) -> Option<T> {
+impl<'b> View<'_, 'b> {
+    fn find<T>(&self, get: impl Fn(&Scope<'b>) -> Option<T>) -> Option<T> {
         let mut at = Some(self.scope);
         while let Some(i) = at {
             let scope = &self.linker.scopes[i];
@@ -172,7 +173,7 @@ impl View<'_, '_> {
     }
 }
 
-impl Names for View<'_, '_> {
+impl<'b> Names for View<'_, 'b> {
     fn register(&self, name: &str) -> Option<(Reg, Ty)> {
         self.find(|s| s.registers.get(name).copied())
     }
@@ -183,6 +184,10 @@ impl Names for View<'_, '_> {
 
     fn label(&self, name: &str) -> Option<u32> {
         self.find(|s| s.labels.get(name).copied())
+    }
+
+    fn branch_targets(&self, name: &str) -> Option<&[String]> {
+        self.find(|s| s.branch_targets.get(name).copied())
     }
 }
 
@@ -204,7 +209,7 @@ impl<'a> Linker<'a> {
         }
     }
 
-    fn entry(mut self, f: &ast::Function, errors: &mut Vec<DecodeError>) -> Result<Program, LoadError> {
+    fn entry(mut self, f: &'a ast::Function, errors: &mut Vec<DecodeError>) -> Result<Program, LoadError> {
         let mut root = Scope::default();
         let mut params = Vec::new();
         let mut end = 0u32;
@@ -240,11 +245,14 @@ impl<'a> Linker<'a> {
     }
 
     /// First pass: registers, variables and labels of every scope, and the number of instructions.
-    fn declare(&mut self, statements: &[Statement], scope: usize) -> Result<(), LoadError> {
+    fn declare(&mut self, statements: &'a [Statement], scope: usize) -> Result<(), LoadError> {
         for statement in statements {
             match statement {
                 Statement::Label(name) => {
                     self.scopes[scope].labels.insert(name.clone(), self.code_len);
+                }
+                Statement::BranchTargets(name, labels) => {
+                    self.scopes[scope].branch_targets.insert(name.clone(), labels);
                 }
                 Statement::Instruction(i) if call::is_call(i) => self.declare_call(i, scope)?,
                 Statement::Instruction(_) => self.code_len += 1,
@@ -262,7 +270,7 @@ impl<'a> Linker<'a> {
 
     /// The first pass over the body of a callee, in a scope of its own. What is wrong with a call is reported by
     /// the second pass.
-    fn declare_call(&mut self, i: &Instruction, scope: usize) -> Result<(), LoadError> {
+    fn declare_call(&mut self, i: &'a Instruction, scope: usize) -> Result<(), LoadError> {
         let Ok((call, symbols)) = self.call(i, scope) else { return Ok(()) };
         // A jump around the body, if the guard does not hold.
         self.code_len += u32::from(i.guard.is_some());

@@ -110,6 +110,8 @@ pub struct Function {
 pub enum Statement {
     /// `name:`.
     Label(String),
+    /// `name: .branchtargets labels;`: where a `brx.idx` may jump.
+    BranchTargets(String, Vec<String>),
     /// An instruction.
     Instruction(Instruction),
     /// A declaration.
