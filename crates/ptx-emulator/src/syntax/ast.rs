@@ -127,6 +127,8 @@ pub enum Statement {
 pub struct Instruction {
     /// Source line.
     pub line: u32,
+    /// Bytes of the source, from the guard to the `;`.
+    pub span: std::ops::Range<usize>,
     /// `@p` / `@!p`.
     pub guard: Option<Guard>,
     /// The dotted opcode, split: `["mbarrier", "try_wait", "parity", "shared::cta", "b64"]`.

@@ -416,6 +416,7 @@ impl Parser<'_> {
 
     fn instruction(&mut self) -> Result<Instruction> {
         let line = self.line();
+        let start = self.tokens.get(self.at).map_or(0, |t| t.start);
         let guard = if self.eat('@') {
             let negated = self.eat('!');
             Some(Guard { negated, name: self.name()? })
@@ -437,7 +438,8 @@ impl Parser<'_> {
                 self.expect(',')?;
             }
         }
-        Ok(Instruction { line, guard, opcode, operands })
+        let end = self.tokens[self.at - 1].end;
+        Ok(Instruction { line, span: start..end, guard, opcode, operands })
     }
 
     fn operand(&mut self) -> Result<Operand> {
