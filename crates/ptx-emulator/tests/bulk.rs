@@ -311,3 +311,37 @@ fn misuse_is_found() {
                 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2+4096], 32;";
     only(&find(over), Class::Deadlock);
 }
+
+/// `cp.async` writes through the generic proxy: to have waited for it is not enough for a bulk copy of the data.
+#[test]
+fn cp_async_needs_a_proxy_fence() {
+    for fence in ["", "fence.proxy.async.shared::cta;"] {
+        for (wait, before) in [
+            ("cp.async.wait_all;", ""),
+            ("cp.async.commit_group; cp.async.wait_group 0;", ""),
+            (
+                "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%r2+2048];\n\
+                 W: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2+2048], 0; @!%p2 bra W;",
+                "mbarrier.init.shared::cta.b64 [%r2+2048], 1;",
+            ),
+        ] {
+            let body = format!(
+                "mov.u32 %r2, smem; ld.param.u64 %rd1, [a]; ld.param.u64 %rd2, [b]; {before}\n\
+                 cp.async.cg.shared.global [%r2], [%rd1], 16; {wait} {fence}\n\
+                 cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r2], 16;\n\
+                 cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;"
+            );
+            for schedule in schedules() {
+                let mut k = Kernel::new(&entry(".param .u64 a, .param .u64 b", &body), 1).schedule(schedule);
+                let (a, b) = (k.upload(&pattern(16)), k.allocate(16));
+                let found = k.run(&[Argument::B64(a), Argument::B64(b)]);
+                if fence.is_empty() {
+                    only(&found, Class::ProxyRace);
+                } else {
+                    assert!(found.is_empty(), "{wait}: {}", text(&found));
+                }
+                assert_eq!(k.bytes(b, 16), pattern(16));
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! `ldmatrix`, `stmatrix`, `movmatrix` for 8x8 matrices of 16-bit elements (PTX ISA 9.7.14.5.15 - 17).
 
+use super::hooks::{self, Kind};
 use super::{Entry, root};
 use crate::check::Class;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -33,13 +34,22 @@ struct StMatrix {
     transposed: bool,
 }
 
-/// Resolves the row addresses: lane `8 j + i` holds that of row `i` of matrix `j`.
-fn rows(ctx: &mut Ctx<'_>, space: AddressSpace, addr: Addr, matrices: usize) -> Option<Vec<Location>> {
+/// Resolves the row addresses, lane `8 j + i` holds that of row `i` of matrix `j`, and tells the checkers.
+fn rows(
+    ctx: &mut Ctx<'_>,
+    space: AddressSpace,
+    addr: Addr,
+    matrices: usize,
+    kind: Kind,
+) -> Option<Vec<Location>> {
     let mut locations = Vec::with_capacity(matrices * 8);
     for lane in 0..matrices * 8 {
         let location = ctx.locate(space, addr, lane)?;
         match location {
-            Location::Shared(_, offset) if offset % 16 == 0 => locations.push(location),
+            Location::Shared(_, offset) if offset % 16 == 0 => {
+                hooks::thread_access(ctx, lane, location, 16, kind);
+                locations.push(location);
+            }
             Location::Shared(_, offset) => {
                 ctx.finding(
                     Class::Misaligned,
@@ -64,7 +74,9 @@ impl Execute for LdMatrix {
     }
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(locations) = rows(ctx, self.space, self.addr, self.dst.len()) else { return Flow::Abort };
+        let Some(locations) = rows(ctx, self.space, self.addr, self.dst.len(), Kind::Read) else {
+            return Flow::Abort;
+        };
         for (j, &dst) in self.dst.iter().enumerate() {
             let mut matrix = [[0u8; 16]; 8];
             let mut origin = crate::check::Origin::CLEAN;
@@ -93,7 +105,9 @@ impl Execute for StMatrix {
     }
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(locations) = rows(ctx, self.space, self.addr, self.src.len()) else { return Flow::Abort };
+        let Some(locations) = rows(ctx, self.space, self.addr, self.src.len(), Kind::Write) else {
+            return Flow::Abort;
+        };
         for (j, &src) in self.src.iter().enumerate() {
             let mut matrix = [[0u8; 16]; 8];
             let mut init = [true; 8];

@@ -198,9 +198,10 @@ impl Detector {
     pub fn complete(&mut self, id: u64, object: Object) {
         self.prepare(object);
         let Some(operation) = id.checked_sub(1).and_then(|i| self.operations.get(i as usize)) else { return };
-        let (implies, commit) = (operation.implies.clone(), operation.what == "tcgen05.commit");
+        let (implies, fenced) = (operation.implies.clone(), operation.is_async);
+        let commit = operation.what == "tcgen05.commit";
         let known = self.objects.entry(object).or_default();
-        known.complete(&implies);
+        known.complete(&implies, fenced);
         // It includes fence::before_thread_sync.
         if commit {
             known.incoming.join(&implies);
