@@ -12,27 +12,27 @@ use ptx_emulator::mutate::{Equivalents, Observation, Plan, Report, Trial, run};
 struct Small {
     source: String,
     threads: u32,
-    clusters: u32,
-    input: Vec<u8>,
+    cluster: u32,
     parameters: usize,
 }
 
 impl Small {
     fn new(source: &str, threads: u32, parameters: usize) -> Self {
-        Self { source: source.to_owned(), threads, clusters: 1, input: common::pattern(256), parameters }
+        Self { source: source.to_owned(), threads, cluster: 1, parameters }
     }
 
     fn observe(&self, trial: &Trial<'_>) -> Result<Observation, String> {
         let mut device = Device::new();
         let module = device.load_module(trial.ptx).map_err(|e| e.to_string())?;
-        let input = device.upload_new(&self.input);
+        let input = device.upload_new(&common::pattern(8192));
         device.protect(input);
         let output = device.allocate(2048);
         let config = LaunchConfig {
             dynamic_shared: 65_536,
             schedule: trial.schedule,
             budget: trial.budget,
-            ..LaunchConfig::new([self.clusters, 1, 1], [self.threads, 1, 1])
+            cluster: [self.cluster, 1, 1],
+            ..LaunchConfig::new([self.cluster, 1, 1], [self.threads, 1, 1])
         };
         let arguments = [input, output].map(Argument::B64);
         let arguments = &arguments[2 - self.parameters..];
@@ -152,4 +152,26 @@ fn tcgen05() {
 delete-fence k#2 `tcgen05.fence::before_thread_sync;`: no operation on tensor memory precedes it; alloc is known through shared memory
 delete-fence k#3 `tcgen05.fence::after_thread_sync;`: the same barrier";
     good(&Small::new(&source, 128, 1), equivalents, 26);
+}
+
+/// A producer, a consumer, three stages: full and empty mbarriers.
+#[test]
+fn ring() {
+    let equivalents = "
+delete-fence k#1 `fence.mbarrier_init.release.cluster;`: bar.sync orders the initialisation in the CTA, and there is no cluster
+relax k#2 `mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r], 512;`: the producer writes nothing itself; the copy's completion releases";
+    good(&Small::new(&common::pipelines::ring(512), 64, 2), equivalents, 33);
+}
+
+/// One CTA of a cluster loads for both.
+#[test]
+fn multicast() {
+    let small = Small { cluster: 2, ..Small::new(&common::pipelines::multicast(0b11), 64, 2) };
+    let equivalents = "
+delete-fence k#1 `@%p fence.mbarrier_init.release.cluster;`: barrier.cluster.arrive releases by itself
+relax k#1 `@%p mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r+1024], 256;`: the thread that arrives has written nothing that is read
+relax k#2 `barrier.cluster.arrive;`: fence.mbarrier_init in front of it releases what others need
+relax k#4 `barrier.cluster.arrive;`: nothing is read behind the last barrier
+delete-wait k#3 `barrier.cluster.wait;`: each CTA has waited for its data, and nobody touches a peer any more";
+    good(&small, equivalents, 19);
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod eval;
+pub mod pipelines;
 
 use ptx_emulator::check::{Checks, Class, Finding};
 use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Schedule, launch};
