@@ -59,10 +59,7 @@ pub(super) fn offset_address(i: &Instruction, operand: usize, n: i64) -> Option<
 
 /// One modifier more, unless it is there.
 pub(super) fn insert_modifier(i: &Instruction, at: usize, modifier: &str) -> Option<String> {
-    changed(i, |i| {
-        let there = i.opcode.iter().any(|part| part == modifier);
-        (!there).then(|| i.opcode.insert(at.min(i.opcode.len()), modifier.to_owned()))
-    })
+    changed(i, |i| (!has(i, modifier)).then(|| i.opcode.insert(at.min(i.opcode.len()), modifier.to_owned())))
 }
 
 /// Without a modifier that it has.
@@ -88,8 +85,31 @@ fn guard(guard: &Guard) -> String {
     format!("@{}{} ", if guard.negated { "!" } else { "" }, guard.name)
 }
 
+fn has(i: &Instruction, modifier: &str) -> bool {
+    i.opcode.iter().any(|part| part == modifier)
+}
+
+/// The other parity.
+pub(super) fn flip_parity(i: &Instruction) -> Option<String> {
+    if !has(i, "parity") {
+        return None;
+    }
+    computed(i, 2, "b32", |x, to| format!("xor.b32 {to}, {x}, 1;"))
+}
+
+/// Another number of bytes in an `expect_tx`.
+pub(super) fn announce(i: &Instruction, more: i32) -> Option<String> {
+    if !has(i, "expect_tx") {
+        return None;
+    }
+    add(i, i.operands.len().checked_sub(1)?, more)
+}
+
 /// `expect_tx` goes, the arrival that it is part of stays.
 pub(super) fn drop_expect_tx(i: &Instruction) -> Option<String> {
+    if !has(i, "expect_tx") {
+        return None;
+    }
     if i.opcode.get(1).is_some_and(|op| op == "expect_tx") {
         return delete(i);
     }
@@ -104,7 +124,7 @@ pub(super) fn drop_multicast(i: &Instruction) -> Option<String> {
     changed(i, |i| {
         let at = i.opcode.iter().position(|part| part == "multicast::cluster")?;
         i.opcode.remove(at);
-        let behind = usize::from(i.opcode.iter().any(|part| part == "L2::cache_hint"));
+        let behind = usize::from(has(i, "L2::cache_hint"));
         let mask = i.operands.len().checked_sub(1 + behind)?;
         i.operands.remove(mask);
         Some(())
@@ -114,7 +134,7 @@ pub(super) fn drop_multicast(i: &Instruction) -> Option<String> {
 /// `.acquire`, `.release`, `.acq_rel` become `.relaxed`; where they are the default, it is written out.
 pub(super) fn relax(i: &Instruction) -> Option<String> {
     changed(i, |i| {
-        if i.opcode.iter().any(|part| part == "relaxed" || part == "noComplete") {
+        if has(i, "relaxed") || has(i, "noComplete") {
             return None;
         }
         let strong = |part: &&mut String| matches!(part.as_str(), "acquire" | "release" | "acq_rel");
@@ -188,7 +208,7 @@ pub(super) fn atom_to_load(i: &Instruction) -> Option<String> {
 pub(super) fn toggle_accumulate(i: &Instruction) -> Option<String> {
     let at = match i.opcode[0].as_str() {
         "wgmma" => 3,
-        _ if i.opcode.iter().any(|part| part == "block_scale") => 6,
+        _ if has(i, "block_scale") => 6,
         // disable-output-lane may stand in front of it.
         _ => 4 + usize::from(matches!(i.operands.get(4)?, Operand::Vector(_))),
     };
@@ -219,7 +239,7 @@ pub(super) fn swap_descriptors(i: &Instruction) -> Option<String> {
 
 /// Scale addresses of A and B exchanged.
 pub(super) fn swap_scales(i: &Instruction) -> Option<String> {
-    swapped(i, i.opcode.iter().any(|part| part == "block_scale") && i.operands.len() > 5, 4, 5)
+    swapped(i, has(i, "block_scale") && i.operands.len() > 5, 4, 5)
 }
 
 /// Two operands exchanged, if they differ.
@@ -235,7 +255,7 @@ fn swapped(i: &Instruction, applies: bool, a: usize, b: usize) -> Option<String>
 
 /// A scale address one column on.
 pub(super) fn shift_scale(i: &Instruction, operand: usize) -> Option<String> {
-    if !i.opcode.iter().any(|part| part == "block_scale") {
+    if !has(i, "block_scale") {
         return None;
     }
     offset_address(i, operand, 1)
