@@ -10,6 +10,9 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
+pub mod epilogue;
+pub mod expand;
+pub mod fragment;
 pub mod group;
 pub mod launch;
 pub mod quantize_nvfp4_rows;

@@ -67,10 +67,16 @@ fn silu(gate: f32) -> f32 {
 /// [`nvfp4::swiglu::swiglu`] of each pair; `limit` is positive, not NaN. NaN results may differ in their bits.
 #[inline(always)]
 pub fn swiglu_group(gate: [f32; BLOCK], up: [f32; BLOCK], limit: f32) -> [f32; BLOCK] {
+    swiglu_array(gate, up, limit)
+}
+
+/// [`swiglu_group`] for any number of pairs, which must be known where it is inlined.
+#[inline(always)]
+pub fn swiglu_array<const N: usize>(gate: [f32; N], up: [f32; N], limit: f32) -> [f32; N] {
     let (mut gate, mut up) = (gate, up);
     let mut largest = 0.0f32;
     let mut j = 0;
-    while j < BLOCK {
+    while j < N {
         gate[j] = min_nan(gate[j], limit);
         up[j] = max_nan(min_nan(up[j], limit), -limit);
         // Drops NaN, which the straight-line code may see.
@@ -79,14 +85,14 @@ pub fn swiglu_group(gate: [f32; BLOCK], up: [f32; BLOCK], limit: f32) -> [f32; B
     }
     if largest <= GATE_MAX {
         j = 0;
-        while j < BLOCK {
+        while j < N {
             gate[j] = silu(gate[j]) * up[j];
             j += 1;
         }
     } else {
         // Rare. A loop over the first element and a rotation: indices stay constants, the arrays stay registers,
         // and the code is there once. The trip count is hidden, or it would be unrolled.
-        let mut left = opaque_u32(BLOCK as u32);
+        let mut left = opaque_u32(N as u32);
         while left != 0 {
             let result = swiglu::swiglu(gate[0], up[0], limit);
             gate = rotate(gate, result);
@@ -99,9 +105,14 @@ pub fn swiglu_group(gate: [f32; BLOCK], up: [f32; BLOCK], limit: f32) -> [f32; B
 
 /// The array without its first element and with `last` behind.
 #[inline(always)]
-fn rotate(v: [f32; BLOCK], last: f32) -> [f32; BLOCK] {
-    let [_, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = v;
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, last]
+fn rotate<const N: usize>(v: [f32; N], last: f32) -> [f32; N] {
+    let mut rotated = [last; N];
+    let mut j = 1;
+    while j < N {
+        rotated[j - 1] = v[j];
+        j += 1;
+    }
+    rotated
 }
 
 #[cfg(test)]

@@ -27,13 +27,17 @@
 
 pub use cuda_std_macros::{gpu_only, kernel};
 
+pub mod bulk;
 pub mod cluster;
 pub mod convergence;
 pub mod fence;
 pub mod global;
 pub mod grid;
+pub mod half;
 pub mod launch;
 pub mod math;
+pub mod mbarrier;
+pub mod mma;
 mod nvvm;
 #[cfg(target_arch = "nvptx64")]
 mod panic;

@@ -1,6 +1,6 @@
 //! Speed of the emulator: warp and lane instructions per second of tight loops, on one host thread.
 //!
-//! `cargo run --release --example throughput`
+//! `cargo run --release --example throughput [ROUNDS [NAME]]`, NAME being part of a loop's name.
 
 use std::time::Instant;
 
@@ -71,8 +71,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ),
     ];
     let rounds = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(40_000u32);
+    let wanted = std::env::args().nth(2).unwrap_or_default();
     println!("{:32} {:>14} {:>14} {:>9}", "loop", "warp inst/s", "lane inst/s", "ns/warp");
-    for (name, body) in cases {
+    for (name, body) in cases.into_iter().filter(|c| c.0.contains(&wanted)) {
         for races in [true, false] {
             let module = program::load(&kernel(&body))?;
             let mut memory = GlobalMemory::default();

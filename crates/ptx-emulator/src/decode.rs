@@ -167,6 +167,8 @@ pub trait Names {
     fn symbol(&self, name: &str) -> Option<Src>;
     /// The code index of a label in scope.
     fn label(&self, name: &str) -> Option<u32>;
+    /// The labels of a `.branchtargets` in scope.
+    fn branch_targets(&self, name: &str) -> Option<&[String]>;
 }
 
 /// One instruction being decoded.
@@ -437,11 +439,26 @@ impl<'a> Decoder<'a> {
     /// Operand `i` as a branch target: a code index.
     pub fn label(&self, i: usize) -> Result<u32> {
         match self.operand(i)? {
-            Operand::Name(name) => match self.names.label(name) {
-                Some(target) => Ok(target),
-                None => self.error(format!("label `{name}` is not in scope")),
-            },
+            Operand::Name(name) => self.label_of(name),
             other => self.error(format!("`{other}` is not a label")),
+        }
+    }
+
+    fn label_of(&self, name: &str) -> Result<u32> {
+        match self.names.label(name) {
+            Some(target) => Ok(target),
+            None => self.error(format!("label `{name}` is not in scope")),
+        }
+    }
+
+    /// Operand `i` as the name of a `.branchtargets`: code indices.
+    pub fn branch_targets(&self, i: usize) -> Result<Vec<u32>> {
+        match self.operand(i)? {
+            Operand::Name(name) => match self.names.branch_targets(name) {
+                Some(labels) => labels.iter().map(|l| self.label_of(l)).collect(),
+                None => self.error(format!("`{name}` is not the name of a .branchtargets")),
+            },
+            other => self.error(format!("`{other}` is not the name of a .branchtargets")),
         }
     }
 }

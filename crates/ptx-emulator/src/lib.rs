@@ -15,6 +15,7 @@ pub mod device;
 #[cfg(feature = "launch-file")]
 pub mod launch_file;
 pub mod machine;
+pub mod mutate;
 pub mod numerics;
 pub mod ops;
 pub mod program;

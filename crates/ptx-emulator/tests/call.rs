@@ -129,28 +129,9 @@ fn pointers_to_nothing() {
         ("call (%r3), %d2, (%r0), nowhere;", "not a list of functions"),
         ("T: .calltargets inc, unknown;\n call (%r3), %d2, (%r0), T;", "no body"),
         ("call (%r3), inc, (%r0, %r0);", "another number of parameters"),
-        ("brx.idx %r0, nowhere;", "not the label of .branchtargets"),
     ] {
         let source = self::source(body).replace(".visible .entry", &format!("{IN_REGISTERS}.visible .entry"));
         let error = ptx_emulator::program::load(&source).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains(why), "{body}: {error}");
     }
-}
-
-#[test]
-fn branches_by_index() {
-    for list in ["A0, A1, A2, A3", "A<4>"] {
-        let body = format!(
-            "and.b32 %r1, %r0, 3; mov.b32 %r3, 5; ts: .branchtargets {list};\n setp.lt.u32 %p1, %r0, 20;\n\
-             @%p1 brx.idx %r1, ts; mov.b32 %r3, 6; bra E;\nA0: mov.b32 %r3, 100; bra E;\n\
-             A1: add.u32 %r3, %r3, 200; bra E;\nA2: mov.b32 %r3, 300;\nA3: add.u32 %r3, %r3, %r0;\nE:"
-        );
-        let wanted = (0..32).map(|x| if x < 20 { [100, 205, 300 + x, 5 + x][x as usize % 4] } else { 6 });
-        assert_eq!(run(&body), wanted.collect::<Vec<u32>>());
-    }
-    let body = "mov.b32 %r3, 0; ts: .branchtargets A, E;\n brx.idx.uni %r0, ts;\nA: mov.b32 %r3, 1;\nE:";
-    let mut kernel = Kernel::new(&source(body), 32);
-    let out = kernel.upload(&[0; 128]);
-    let found = kernel.run(&[ptx_emulator::machine::Argument::B64(out)]);
-    common::only(&found, ptx_emulator::check::Class::Undefined);
 }

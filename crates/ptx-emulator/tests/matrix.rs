@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Kernel, entry, pattern};
+use common::{Kernel, entry, only, pattern, schedules, text};
+use ptx_emulator::check::Class;
 
 /// Runs one warp: `load` registers %x0.. from the input (`words` per lane), `body`, store %x0.. (`out` per lane).
 fn run(input: &[u32], out: usize, body: &str) -> Vec<u32> {
@@ -225,5 +226,33 @@ fn matrices_of_bytes() {
         "stmatrix.sync.aligned.m16n8.x1.shared.b8 [%r2], {%r3};",
     ] {
         assert!(ptx_emulator::program::load(&entry("", bad)).is_err(), "{bad}");
+    }
+}
+
+/// Two warps; the second reads or overwrites, with a matrix instruction, what the first has stored.
+#[test]
+fn accesses_of_other_warps_are_ordered() {
+    for matrix in [
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10,%r11,%r12,%r13}, [%r4];",
+        "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%r4], {%r1,%r1,%r1,%r1};",
+    ] {
+        for barrier in ["", "bar.sync 0;"] {
+            let source = entry(
+                "",
+                &format!(
+                    "mov.u32 %r1, %tid.x; and.b32 %r3, %r1, 31; mov.u32 %r2, smem; mad.lo.u32 %r4, %r3, 16, %r2;\n\
+                     setp.lt.u32 %p1, %r1, 32; @%p1 st.shared.v4.b32 [%r4], {{%r1,%r1,%r1,%r1}};\n\
+                     {barrier} @%p1 bra E; {matrix}\nE:"
+                ),
+            );
+            for schedule in schedules() {
+                let found = Kernel::new(&source, 64).schedule(schedule).run(&[]);
+                if barrier.is_empty() {
+                    only(&found, Class::Race);
+                } else {
+                    assert!(found.is_empty(), "{}", text(&found));
+                }
+            }
+        }
     }
 }

@@ -6,9 +6,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use kernels::launch::{Arch, ArgType, Dims, Launch};
-use ptx_emulator::check::Checks;
+use ptx_emulator::check::{Checks, Finding};
 use ptx_emulator::device::{Device, DeviceError, LaunchConfig, LoadedModule};
-use ptx_emulator::machine::{Argument, Schedule};
+use ptx_emulator::machine::{Argument, Outcome, Schedule};
 
 use super::Value;
 use super::outputs::POISON;
@@ -22,8 +22,19 @@ const BUDGET: u64 = 1 << 26;
 pub struct Emulator {
     arch: Arch,
     schedule: Schedule,
+    budget: u64,
     /// One launch at a time: its blocks use every core already.
     loaded: Mutex<(Device, LoadedModule)>,
+    seen: Mutex<Seen>,
+}
+
+/// What the launches so far have shown.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Findings.
+    pub findings: Vec<Finding>,
+    /// Warp instructions of the longest cluster.
+    pub longest_cluster: u64,
 }
 
 impl Emulator {
@@ -36,7 +47,25 @@ impl Emulator {
     pub fn with_ptx(arch: Arch, schedule: Schedule, ptx: &str) -> Result<Self, String> {
         let mut device = Device::new();
         let module = device.load_module(ptx).map_err(|e| e.to_string())?;
-        Ok(Self { arch, schedule, loaded: Mutex::new((device, module)) })
+        let (loaded, seen) = (Mutex::new((device, module)), Mutex::default());
+        Ok(Self { arch, schedule, budget: BUDGET, loaded, seen })
+    }
+
+    /// With another limit of warp instructions per cluster.
+    #[must_use]
+    pub fn budget(self, budget: u64) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// What the launches so far have shown.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, outcome: &Outcome) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.findings.extend_from_slice(&outcome.findings);
+        seen.longest_cluster = seen.longest_cluster.max(outcome.longest_cluster);
     }
 }
 
@@ -66,10 +95,11 @@ impl super::Device for Emulator {
             dynamic_shared: dims.shared_bytes,
             schedule: self.schedule,
             checks: Checks::default(),
-            budget: BUDGET,
+            budget: self.budget,
             ..LaunchConfig::new(dims.grid, dims.block)
         };
-        let ran = device.launch(module, launch.name, &config, &arguments);
+        let ran =
+            device.launch(module, launch.name, &config, &arguments).inspect(|outcome| self.note(outcome));
         let outcome = ran.map_err(|e| e.to_string()).and_then(|outcome| match outcome.findings.len() {
             0 => Ok(()),
             count => {

@@ -12,6 +12,7 @@
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
+//! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
 //! | `cuda` | a `Device` on a card (feature `cuda`) |
 
 use kernels::launch::{Dims, Launch};
@@ -21,6 +22,7 @@ pub mod cuda;
 pub mod data;
 pub mod emulator;
 pub mod mirror;
+pub mod mutation;
 pub mod outputs;
 pub mod quantize;
 pub mod swiglu;

@@ -11,6 +11,7 @@
 //! Paths are relative to the file. `fill` is `poison` (every byte unwritten) or `zeros`.
 
 mod compare;
+mod mutate;
 mod tensor_map;
 
 use std::collections::BTreeMap;
@@ -169,10 +170,30 @@ impl LaunchFile {
     /// # Errors
     /// Anything that keeps the launch from starting.
     pub fn run(&self, options: &LaunchConfig) -> Result<Run> {
-        let ptx = String::from_utf8_lossy(&read(&self.ptx())?).into_owned();
+        self.run_text(&self.source()?, options)
+    }
+
+    /// Text of the PTX.
+    ///
+    /// # Errors
+    /// Unreadable.
+    pub fn source(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&read(&self.ptx())?).into_owned())
+    }
+
+    /// The entry that is launched.
+    pub fn entry(&self) -> &str {
+        &self.entry
+    }
+
+    /// [`LaunchFile::run`] with another text in place of the PTX file.
+    ///
+    /// # Errors
+    /// Anything that keeps the launch from starting.
+    pub fn run_text(&self, ptx: &str, options: &LaunchConfig) -> Result<Run> {
         let device_error = |source| LaunchFileError::Device { path: self.ptx(), source };
         let mut device = Device::new();
-        let module = device.load_module(&ptx).map_err(device_error)?;
+        let module = device.load_module(ptx).map_err(device_error)?;
         let mut buffers = BTreeMap::new();
         for (name, buffer) in &self.buffers {
             let address = match (&buffer.file, buffer.bytes) {

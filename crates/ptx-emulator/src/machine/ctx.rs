@@ -124,6 +124,20 @@ impl<'a> Ctx<'a> {
         self.cluster.ctas[self.cta].rank << 24
     }
 
+    /// Sources in all lanes.
+    #[inline(always)]
+    pub fn rows<const N: usize>(&self, sources: &[Src; N]) -> [[u64; LANES]; N] {
+        // (In place: `map` over arrays of this size copies them several times.)
+        let mut rows = [[0; LANES]; N];
+        for (row, &source) in rows.iter_mut().zip(sources) {
+            match source {
+                Src::Reg(reg) => row.copy_from_slice(self.warp.row(reg)),
+                _ => *row = self.row(source),
+            }
+        }
+        rows
+    }
+
     /// A source in all lanes.
     pub fn row(&self, src: Src) -> [u64; LANES] {
         match src {
@@ -170,7 +184,7 @@ impl<'a> Ctx<'a> {
     /// `f` runs for the other lanes too (so that the loop vectorises) and must not panic for any input.
     #[inline]
     pub fn map<const N: usize>(&mut self, dst: Reg, sources: [Src; N], f: impl Fn([u64; N]) -> u64) {
-        let rows: [[u64; LANES]; N] = sources.map(|s| self.row(s));
+        let rows = self.rows(&sources);
         let mut out = [0u64; LANES];
         for (lane, value) in out.iter_mut().enumerate() {
             *value = f(std::array::from_fn(|i| rows[i][lane]));
@@ -181,7 +195,7 @@ impl<'a> Ctx<'a> {
     /// As [`Self::map`], but calls `f` for the executing lanes only: for functions that take long.
     #[inline]
     pub fn map_lanes<const N: usize>(&mut self, dst: Reg, sources: [Src; N], f: impl Fn([u64; N]) -> u64) {
-        let rows: [[u64; LANES]; N] = sources.map(|s| self.row(s));
+        let rows = self.rows(&sources);
         let mut out = [0u64; LANES];
         for lane in self.lanes() {
             out[lane] = f(std::array::from_fn(|i| rows[i][lane]));

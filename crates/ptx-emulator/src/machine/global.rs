@@ -50,6 +50,32 @@ struct Allocation {
     read_only: bool,
 }
 
+/// An allocation that has been found: for several accesses to it, each of which is known to be in bounds.
+#[derive(Clone, Copy)]
+pub struct GlobalView<'a> {
+    allocation: &'a Allocation,
+}
+
+impl GlobalView<'_> {
+    /// As [`GlobalMemory::read`].
+    ///
+    /// # Panics
+    /// Out of bounds.
+    #[inline(always)]
+    pub fn read(&self, address: u64, out: &mut [u8]) -> bool {
+        GlobalMemory::load(self.allocation, (address & ((1 << SHIFT) - 1)) as usize, out)
+    }
+
+    /// As [`GlobalMemory::write`] of initialised bytes.
+    ///
+    /// # Panics
+    /// Out of bounds.
+    #[inline(always)]
+    pub fn write(&self, address: u64, data: &[u8]) {
+        GlobalMemory::store(self.allocation, (address & ((1 << SHIFT) - 1)) as usize, data, true);
+    }
+}
+
 /// Why an access is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
@@ -136,6 +162,19 @@ impl GlobalMemory {
         Ok((allocation, offset as usize))
     }
 
+    /// Whether bytes exist.
+    #[inline(always)]
+    pub fn contains(&self, address: u64, bytes: usize) -> bool {
+        self.find(address, bytes).is_ok()
+    }
+
+    /// The allocation of bytes that exist, and that may be written if `write`.
+    #[inline(always)]
+    pub fn view(&self, address: u64, bytes: usize, write: bool) -> Option<GlobalView<'_>> {
+        let (allocation, _) = self.find(address, bytes).ok()?;
+        (!write || !allocation.read_only).then_some(GlobalView { allocation })
+    }
+
     /// Reads bytes; returns whether all of them were initialised.
     ///
     /// # Errors
@@ -143,22 +182,27 @@ impl GlobalMemory {
     #[inline(always)]
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<bool, MemoryError> {
         let (a, at) = self.find(address, out.len())?;
+        Ok(Self::load(a, at, out))
+    }
+
+    #[inline(always)]
+    fn load(a: &Allocation, at: usize, out: &mut [u8]) -> bool {
         let mut init = ALL;
-        if at % 4 == 0 && out.len().is_multiple_of(4) {
+        if at.is_multiple_of(4) && out.len().is_multiple_of(4) {
             let from = at / 4..(at + out.len()) / 4;
             let (words, masks) = (&a.words[from.clone()], &a.init[from]);
             for (i, chunk) in out.chunks_exact_mut(4).enumerate() {
                 chunk.copy_from_slice(&words[i].load(Relaxed).to_le_bytes());
                 init &= masks[i].load(Relaxed);
             }
-            return Ok(init == ALL);
+            return init == ALL;
         }
         for p in pieces(at, out.len()) {
             let bytes = a.words[p.word].load(Relaxed).to_le_bytes();
             out[p.position..p.position + p.bytes].copy_from_slice(&bytes[p.first..p.first + p.bytes]);
             init &= a.init[p.word].load(Relaxed) | !p.mask();
         }
-        Ok(init & ALL == ALL)
+        init & ALL == ALL
     }
 
     /// Reads bytes with their initialisation, one flag per byte.

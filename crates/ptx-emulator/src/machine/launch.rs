@@ -100,6 +100,8 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
     /// Counters.
     pub counters: Counters,
+    /// Warp instructions of the cluster that executed the most: what [`Launch::budget`] limits.
+    pub longest_cluster: u64,
     /// Events by cluster, empty unless asked for.
     pub trace: Vec<crate::trace::Event>,
 }
@@ -187,13 +189,14 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
             .collect()
     };
     let (mut report, mut counters) = (Report::default(), Counters::default());
-    let mut trace = Vec::new();
+    let (mut trace, mut longest_cluster) = (Vec::new(), 0);
     for (findings, counted, events) in finished {
         report.merge(findings);
+        longest_cluster = longest_cluster.max(counted.warp_instructions);
         counters.merge(&counted);
         trace.extend(events);
     }
-    Ok(Outcome { findings: report.into_sorted(), counters, trace })
+    Ok(Outcome { findings: report.into_sorted(), counters, longest_cluster, trace })
 }
 
 fn parameters(l: &Launch<'_>) -> Result<Vec<u8>, LaunchError> {

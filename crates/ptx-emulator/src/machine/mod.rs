@@ -19,7 +19,7 @@ pub use asynchronous::{AsyncOp, Engine, QueueKey};
 pub use cluster::Cluster;
 pub use cta::{Cta, NamedBarrier};
 pub use ctx::{AddressSpace, AsyncCtx, Ctx, Location};
-pub use global::{GlobalMemory, MemoryError};
+pub use global::{GlobalMemory, GlobalView, MemoryError};
 pub use launch::{Argument, Dim3, Environment, Launch, LaunchError, Outcome, launch};
 pub use local::LocalMemory;
 pub use mbarrier::{Mbarrier, Misuse};

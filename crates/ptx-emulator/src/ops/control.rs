@@ -1,13 +1,15 @@
 //! Control flow: `bra`, `brx.idx`, `ret`, `exit`, `trap`, and what calls are made of (PTX ISA 9.7.12).
 
-use super::{Entry, root};
+use super::{Entry, form, root};
 use crate::check::Class;
 use crate::decode::{Decoder, Execute, Op, Result, Src};
 use crate::machine::{Ctx, Flow};
 use crate::program::Reg;
+use crate::types::Ty;
 
 pub(super) const TABLE: &[Entry] = &[
     root("bra", decode_bra),
+    form("brx", &["idx"], decode_brx),
     root("exit", decode_exit),
     root("ret", decode_exit),
     root("trap", decode_trap),
@@ -20,6 +22,30 @@ struct Bra {
 impl Execute for Bra {
     fn execute(&self, _: &mut Ctx<'_>) -> Flow {
         Flow::Jump(self.target)
+    }
+}
+
+/// `brx.idx`: a branch table.
+struct Brx {
+    index: Src,
+    targets: Vec<u32>,
+}
+
+impl Execute for Brx {
+    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
+        for lane in ctx.lanes() {
+            ctx.report_poison(ctx.origin(self.index, lane), lane, "the index of a branch");
+        }
+        let indices = ctx.row(self.index);
+        let first = ctx.mask.trailing_zeros() as usize;
+        // Lanes with another index stay here, and jump when they execute next.
+        ctx.mask = ctx.lanes().filter(|&l| indices[l] == indices[first]).fold(0, |m, l| m | 1 << l);
+        if let Some(&target) = self.targets.get(indices[first] as usize) {
+            return Flow::Jump(target);
+        }
+        let message = format!("index {} of a branch with {} targets", indices[first], self.targets.len());
+        ctx.finding(Class::Undefined, first, message, None);
+        Flow::Abort
     }
 }
 
@@ -46,48 +72,6 @@ pub(crate) fn jump(target: u32) -> Op {
     Box::new(Bra { target })
 }
 
-/// Sends every lane on its way; lanes that go where the first one goes do it together. A lane that has nowhere to go
-/// has been reported.
-fn go(ctx: &mut Ctx<'_>, target: impl Fn(&mut Ctx<'_>, usize) -> Option<u32>) -> Flow {
-    let mut first = None;
-    for lane in ctx.lanes() {
-        let Some(to) = target(ctx, lane) else { return Flow::Abort };
-        if *first.get_or_insert(to) != to {
-            ctx.warp.pc[lane] = to;
-            ctx.mask &= !(1 << lane);
-        }
-    }
-    first.map_or(Flow::Next, Flow::Jump)
-}
-
-struct BranchIndexed {
-    index: Src,
-    targets: Vec<u32>,
-}
-
-impl Execute for BranchIndexed {
-    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        go(ctx, |ctx, lane| {
-            let origin = ctx.origin(self.index, lane);
-            if !origin.is_clean() {
-                ctx.report_poison(origin, lane, "the index of a branch");
-            }
-            let index = ctx.get(self.index, lane) as u32;
-            let target = self.targets.get(index as usize).copied();
-            if target.is_none() {
-                let message = format!("index {index} into a list of {} labels", self.targets.len());
-                ctx.finding(Class::Undefined, lane, message, None);
-            }
-            target
-        })
-    }
-}
-
-/// `brx.idx` (PTX ISA 9.7.12.4).
-pub(crate) fn branch_indexed(index: Src, targets: Vec<u32>) -> Op {
-    Box::new(BranchIndexed { index, targets })
-}
-
 struct CallIf {
     pointer: Src,
     address: u64,
@@ -96,14 +80,15 @@ struct CallIf {
 
 impl Execute for CallIf {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let body = ctx.pc + 1;
-        go(ctx, |ctx, lane| {
-            let origin = ctx.origin(self.pointer, lane);
-            if !origin.is_clean() {
-                ctx.report_poison(origin, lane, "the pointer of a call");
-            }
-            Some(if ctx.get(self.pointer, lane) == self.address { body } else { self.next })
-        })
+        for lane in ctx.lanes() {
+            ctx.report_poison(ctx.origin(self.pointer, lane), lane, "the pointer of a call");
+        }
+        let pointers = ctx.row(self.pointer);
+        let first = pointers[ctx.mask.trailing_zeros() as usize] == self.address;
+        // Lanes that go the other way stay here, and do it when they execute next.
+        let same = |l: &usize| (pointers[*l] == self.address) == first;
+        ctx.mask = ctx.lanes().filter(same).fold(0, |m, l| m | 1 << l);
+        if first { Flow::Next } else { Flow::Jump(self.next) }
     }
 }
 
@@ -152,6 +137,15 @@ fn decode_bra(d: &mut Decoder<'_>) -> Result<Op> {
     let target = d.label(0)?;
     d.finish(1)?;
     Ok(Box::new(Bra { target }))
+}
+
+/// `brx.idx{.uni} index, targets`.
+fn decode_brx(d: &mut Decoder<'_>) -> Result<Op> {
+    d.take("idx");
+    d.take("uni");
+    let op = Brx { index: d.value(0, Ty::U32)?, targets: d.branch_targets(1)? };
+    d.finish(2)?;
+    Ok(Box::new(op))
 }
 
 /// `ret{.uni}` of an entry, `exit`.

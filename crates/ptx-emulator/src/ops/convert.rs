@@ -208,7 +208,10 @@ fn decode_cvt(d: &mut Decoder<'_>) -> Result<Op> {
         }
         (None, Some(_), Round::Float(_)) => from.is_integer() && !(to == Ty::BF16 && from.bits() == 8),
         (Some(_), None, Round::Integer(_)) => to.is_integer() && !(from == Ty::BF16 && to.bits() == 8),
-        (Some(_), Some(_), Round::None) => widens(from, to),
+        // Between f16 and bf16 rounding may be left out: to nearest, as ptxas has it.
+        (Some(_), Some(_), Round::None) => {
+            widens(from, to) || matches!((from, to), (Ty::F16, Ty::BF16) | (Ty::BF16, Ty::F16))
+        }
         (Some(_), Some(_), Round::Float(_)) => !widens(from, to) || from == Ty::BF16 && to != Ty::BF16,
         (Some(_), Some(_), Round::Integer(_)) => from == to,
         _ => false,

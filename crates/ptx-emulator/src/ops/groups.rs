@@ -242,6 +242,9 @@ impl Execute for WaitGroup {
                 hooks::thread_acquire(ctx, lane, object(id, self.read), Scope::Cta);
             }
         }
+        // Lanes that came together stay together: there is no branch at which they could part, and `.aligned`
+        // instructions may follow.
+        let waiting = if waiting == 0 { 0 } else { ctx.mask };
         retry(ctx, waiting, Wait::Async { what: what(self.which, self.read), pending: self.pending })
     }
 }

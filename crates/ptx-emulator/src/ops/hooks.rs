@@ -16,7 +16,7 @@
 //! Families never ask the checkers anything: the calls return nothing that changes execution.
 
 use super::sync_state::{self, add};
-use crate::check::race::{Conflict, Who};
+use crate::check::race::{Conflict, WarpAccess, Who};
 use crate::check::{Access, Class, Finding, Place};
 use crate::machine::{Cluster, Ctx, Environment, Location};
 
@@ -221,9 +221,41 @@ pub fn thread_access(ctx: &mut Ctx<'_>, lane: usize, at: Location, bytes: u32, k
     track(ctx, lane, Range::Shared { cta: owner, offset, bytes }, kind);
 }
 
+/// Whether lanes of this warp may not access shared memory of a CTA any more.
+pub(super) fn is_gone(cluster: &Cluster, owner: u32) -> bool {
+    sync_state::check_alive(cluster, owner).is_err()
+}
+
+/// Whether a range of shared memory holds live mbarriers that ordinary accesses must not touch.
+pub(super) fn touches_mbarrier(ctx: &Ctx<'_>, owner: u32, offset: u32, bytes: u32) -> bool {
+    ctx.checks().barriers && ctx.cluster.state.sync.mbarriers.overlap(owner, offset, bytes).is_some()
+}
+
+/// Tells the race detector of a warp's access that has passed the other checks, and reports conflicts.
+#[inline]
+pub(super) fn track_warp(ctx: &mut Ctx<'_>, access: &WarpAccess<'_>, kind: Kind) {
+    for (lane, conflict) in ctx.cluster.state.races.warp_access(access, kind) {
+        let (place, bytes) = (ctx.place(lane), access.bytes);
+        let range = match access.shared {
+            Some(cta) => Range::Shared { cta, offset: access.addresses[lane] as u32, bytes },
+            None => Range::Global { address: access.addresses[lane], bytes },
+        };
+        report(ctx.cluster, ctx.env, place, "", range, conflict);
+    }
+}
+
+/// Whether an access is in bounds as far as the race detector asks: it keeps pages of what exists only. (That it is
+/// not is another finding.)
+fn exists(env: &Environment<'_>, range: Range) -> bool {
+    match range {
+        Range::Global { address, bytes } => env.global.contains(address, bytes as usize),
+        _ => true,
+    }
+}
+
 /// Tells the race detector of a thread's access, and reports a conflict.
 fn track(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind) {
-    if !ctx.checks().races {
+    if !ctx.checks().races || !exists(ctx.env, range) {
         return;
     }
     let (thread, pc) = (number(ctx, lane), ctx.pc);
@@ -234,7 +266,7 @@ fn track(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind) {
 }
 
 /// Number of a lane's thread in the cluster.
-fn number(ctx: &Ctx<'_>, lane: usize) -> u32 {
+pub(super) fn number(ctx: &Ctx<'_>, lane: usize) -> u32 {
     let rank = ctx.cluster.ctas[ctx.cta].rank;
     rank * ctx.cluster.state.threads_per_cta + ctx.thread(lane)
 }
@@ -359,7 +391,7 @@ pub fn async_issue(ctx: &mut Ctx<'_>, lane: usize, proxy: Proxy, what: &'static 
 /// An asynchronous operation touches memory. To be called when it does (on completion), in any order.
 #[inline]
 pub fn async_access(env: &Environment<'_>, cluster: &mut Cluster, id: AsyncId, range: Range, kind: Kind) {
-    if id == AsyncId::NONE {
+    if id == AsyncId::NONE || !exists(env, range) {
         return;
     }
     if let Some(conflict) = cluster.state.races.operation_access(id.0, range, kind) {

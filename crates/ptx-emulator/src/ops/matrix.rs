@@ -1,6 +1,7 @@
 //! `ldmatrix`, `stmatrix`, `movmatrix` for 8x8 matrices of 16-bit elements (PTX ISA 9.7.14.5.15 - 17);
 //! [`super::matrix_bytes`] has those of 8-bit elements.
 
+use super::hooks::{self, Kind};
 use super::{Entry, form, root};
 use crate::check::Class;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -37,18 +38,22 @@ struct StMatrix {
     transposed: bool,
 }
 
-/// Resolves the addresses of `count` rows, those of lanes 0 and up.
+/// Resolves the addresses of `count` rows, those of lanes 0 and up, and tells the checkers.
 pub(super) fn rows(
     ctx: &mut Ctx<'_>,
     space: AddressSpace,
     addr: Addr,
     count: usize,
+    kind: Kind,
 ) -> Option<Vec<Location>> {
     let mut locations = Vec::with_capacity(count);
     for lane in 0..count {
         let location = ctx.locate(space, addr, lane)?;
         match location {
-            Location::Shared(_, offset) if offset % 16 == 0 => locations.push(location),
+            Location::Shared(_, offset) if offset % 16 == 0 => {
+                hooks::thread_access(ctx, lane, location, 16, kind);
+                locations.push(location);
+            }
             Location::Shared(_, offset) => {
                 ctx.finding(
                     Class::Misaligned,
@@ -73,7 +78,7 @@ impl Execute for LdMatrix {
     }
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.dst.len()) else {
+        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.dst.len(), Kind::Read) else {
             return Flow::Abort;
         };
         for (j, &dst) in self.dst.iter().enumerate() {
@@ -104,7 +109,7 @@ impl Execute for StMatrix {
     }
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.src.len()) else {
+        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.src.len(), Kind::Write) else {
             return Flow::Abort;
         };
         for (j, &src) in self.src.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! ones (PTX ISA 9.7.14.5.15, 9.7.14.5.16). The ISA shows the fragments in figures only; they are as in CUTLASS's
 //! copy traits, and an unpacked element is in the low bits of its byte.
 
+use super::hooks::Kind;
 use super::matrix::rows;
 use crate::check::{Origin, OriginKind};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -53,7 +54,9 @@ impl Execute for Load {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let (height, registers) = self.shape.size();
         let matrices = self.dst.len() / registers;
-        let Some(locations) = rows(ctx, self.space, self.addr, matrices * height) else { return Flow::Abort };
+        let Some(locations) = rows(ctx, self.space, self.addr, matrices * height, Kind::Read) else {
+            return Flow::Abort;
+        };
         let data = 2 * self.bits;
         for (j, dst) in self.dst.chunks_exact(registers).enumerate() {
             let mut matrix = [[0u8; 16]; 16];
@@ -97,7 +100,7 @@ impl Execute for Store {
     }
 
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.src.len()) else {
+        let Some(locations) = rows(ctx, self.space, self.addr, 8 * self.src.len(), Kind::Write) else {
             return Flow::Abort;
         };
         for (j, &src) in self.src.iter().enumerate() {

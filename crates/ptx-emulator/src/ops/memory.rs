@@ -2,6 +2,7 @@
 
 use super::access::{self, Order};
 use super::hooks::{Kind, Scope};
+use super::warp_memory::Alike;
 use super::{Entry, form, root};
 use crate::check::{Origin, OriginKind};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -78,6 +79,28 @@ impl<const N: usize, const E: usize> Load<N, E> {
         Some((location, init))
     }
 
+    /// Reads all lanes at once; those whose bytes are not all initialised.
+    #[inline(always)]
+    fn read_alike(&self, ctx: &Ctx<'_>, alike: &Alike<'_>, rows: &mut [[u64; LANES]; N]) -> u32 {
+        /// Moves the elements to the rows.
+        #[inline(always)]
+        fn split<const N: usize, const E: usize>(rows: &mut [[u64; LANES]; N], lane: usize, bytes: &[u8]) {
+            for (row, bytes) in rows.iter_mut().zip(bytes.chunks_exact(E)) {
+                row[lane] = word(bytes);
+            }
+        }
+        let mask = ctx.mask;
+        // (`N * E` is not possible as the argument.)
+        match N * E {
+            1 => alike.read::<1>(ctx, mask, |lane, b| split::<N, E>(rows, lane, b)),
+            2 => alike.read::<2>(ctx, mask, |lane, b| split::<N, E>(rows, lane, b)),
+            4 => alike.read::<4>(ctx, mask, |lane, b| split::<N, E>(rows, lane, b)),
+            8 => alike.read::<8>(ctx, mask, |lane, b| split::<N, E>(rows, lane, b)),
+            16 => alike.read::<16>(ctx, mask, |lane, b| split::<N, E>(rows, lane, b)),
+            _ => alike.read::<32>(ctx, mask, |lane, b| split::<N, E>(rows, lane, b)),
+        }
+    }
+
     /// Origins of the elements of a lane whose bytes are not all initialised.
     #[cold]
     fn element_origins(&self, ctx: &mut Ctx<'_>, lane: usize, location: Location) -> [Origin; N] {
@@ -100,7 +123,19 @@ impl<const N: usize, const E: usize> Execute for Load<N, E> {
         let mut rows = [[0u64; LANES]; N];
         let mut origins: Vec<(usize, [Origin; N])> = Vec::new();
         let mut buffer = [0; MAX_BYTES];
-        for lane in ctx.lanes() {
+        let alike = if poisoned == 0 && !self.order.is_strong() {
+            Alike::new(ctx, self.space, self.addr.base, &addresses, (N * E) as u32, Kind::Read)
+        } else {
+            None
+        };
+        if let Some(alike) = &alike {
+            let unwritten = self.read_alike(ctx, alike, &mut rows);
+            for lane in (0..LANES).filter(|l| unwritten >> l & 1 == 1) {
+                origins.push((lane, self.element_origins(ctx, lane, alike.location(lane))));
+            }
+        }
+        let one_by_one = if alike.is_some() { 0 } else { ctx.mask };
+        for lane in (0..LANES).filter(|l| one_by_one >> l & 1 == 1) {
             if poisoned >> lane & 1 == 1 {
                 let origin = ctx.origin(self.addr.base, lane);
                 ctx.report_poison(origin, lane, "an address");
@@ -272,22 +307,59 @@ impl<const N: usize, const E: usize> Store<N, E> {
     }
 }
 
+/// Writes the elements of all lanes at once.
+#[inline(always)]
+fn write_alike<const N: usize, const E: usize>(
+    ctx: &mut Ctx<'_>,
+    alike: &Alike<'_>,
+    rows: &[[u64; LANES]; N],
+) {
+    /// A lane's elements.
+    #[inline(always)]
+    fn joined<const N: usize, const E: usize, const B: usize>(
+        rows: &[[u64; LANES]; N],
+        lane: usize,
+    ) -> [u8; B] {
+        let mut bytes = [0; B];
+        for (chunk, row) in bytes.chunks_exact_mut(E).zip(rows) {
+            chunk.copy_from_slice(&row[lane].to_le_bytes()[..E]);
+        }
+        bytes
+    }
+    let mask = ctx.mask;
+    match N * E {
+        1 => alike.write::<1>(ctx, mask, |lane| joined::<N, E, 1>(rows, lane)),
+        2 => alike.write::<2>(ctx, mask, |lane| joined::<N, E, 2>(rows, lane)),
+        4 => alike.write::<4>(ctx, mask, |lane| joined::<N, E, 4>(rows, lane)),
+        8 => alike.write::<8>(ctx, mask, |lane| joined::<N, E, 8>(rows, lane)),
+        16 => alike.write::<16>(ctx, mask, |lane| joined::<N, E, 16>(rows, lane)),
+        _ => alike.write::<32>(ctx, mask, |lane| joined::<N, E, 32>(rows, lane)),
+    }
+}
+
 impl<const N: usize, const E: usize> Execute for Store<N, E> {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let addresses = access::addresses(ctx, self.addr);
         let poisoned = ctx.dirty_lanes(&[self.addr.base]);
         let dirty = ctx.dirty_lanes(&self.sources);
-        let rows: [[u64; LANES]; N] = self.sources.map(|s| ctx.row(s));
+        let rows = ctx.rows(&self.sources);
         let bytes = N * E;
         let kind = if self.order.is_strong() { Kind::StrongWrite } else { Kind::Write };
         let mut buffer = [0u8; MAX_BYTES];
+        let base = self.addr.base;
+        if poisoned | dirty == 0 && !self.order.is_strong() {
+            let alike = Alike::new(ctx, self.space, base, &addresses, bytes as u32, kind);
+            if let Some(alike) = alike {
+                write_alike::<N, E>(ctx, &alike, &rows);
+                return Flow::Next;
+            }
+        }
         for lane in ctx.lanes() {
             if poisoned >> lane & 1 == 1 {
-                let origin = ctx.origin(self.addr.base, lane);
+                let origin = ctx.origin(base, lane);
                 ctx.report_poison(origin, lane, "an address");
                 continue;
             }
-            let base = self.addr.base;
             let location = access::locate(ctx, self.space, base, addresses[lane], lane, bytes as u32, kind);
             let Some(location) = location else { continue };
             access::release(ctx, lane, location, self.order, self.scope);

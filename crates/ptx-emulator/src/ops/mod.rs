@@ -46,9 +46,10 @@ pub mod tensor_map;
 mod tensor_map_codec;
 mod tensor_map_ops;
 mod warp;
+mod warp_memory;
 mod wgmma;
 
-pub(crate) use control::{bad_call, branch_indexed, call_if, copy_register, jump};
+pub(crate) use control::{bad_call, call_if, copy_register, jump};
 
 use crate::check::Checks;
 use crate::decode::DecodeFn;

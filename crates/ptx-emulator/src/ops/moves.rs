@@ -69,7 +69,9 @@ struct Unpack {
 impl Execute for Unpack {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let per_word = self.dst.len() / self.words;
-        let sources = [self.source, upper_half(self.source)];
+        // The second word is a register only of a `.b128`.
+        let upper = if self.words == 2 { upper_half(self.source) } else { Src::Imm(0) };
+        let sources = [self.source, upper];
         // A destination may be the source: all is read before anything is written.
         let rows = sources.map(|s| ctx.row(s));
         let dirty = ctx.any_dirty(&sources[..self.words]);

@@ -15,8 +15,6 @@ pub(super) type Functions<'a> = HashMap<&'a str, (&'a Function, u64)>;
 /// What the label of a directive stands for (PTX ISA 11.3).
 #[derive(Clone, Debug)]
 pub(super) enum Targets {
-    /// `.branchtargets`: labels.
-    Labels(Vec<String>),
     /// `.calltargets`: functions.
     Functions(Vec<String>),
     /// `.callprototype`: any function with as many parameters, in registers or in `.param` space.
@@ -27,29 +25,15 @@ impl Targets {
     /// From the text of a directive.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (directive, list) = text.split_once(char::is_whitespace)?;
-        let names = || {
-            let items = list.trim().trim_end_matches(';').split(',').map(str::trim);
-            items.flat_map(expand).collect::<Vec<String>>()
-        };
+        let names =
+            || list.trim().trim_end_matches(';').split(',').map(|name| name.trim().to_owned()).collect();
         match directive {
-            ".branchtargets" => Some(Targets::Labels(names())),
             ".calltargets" => Some(Targets::Functions(names())),
             ".callprototype" => {
                 Some(Targets::Any(if list.contains(".reg") { Space::Reg } else { Space::Param }))
             }
             _ => None,
         }
-    }
-}
-
-/// `N<3>` is N0, N1, N2.
-fn expand(item: &str) -> Vec<String> {
-    match item
-        .split_once('<')
-        .and_then(|(name, n)| Some((name, n.strip_suffix('>')?.trim().parse::<u32>().ok()?)))
-    {
-        Some((name, n)) => (0..n).map(|i| format!("{name}{i}")).collect(),
-        None => vec![item.to_owned()],
     }
 }
 
@@ -139,7 +123,7 @@ pub(super) fn take_apart<'a>(
             let same = |f: &Function| f.returns.iter().chain(&f.params).all(|v| v.space == space);
             functions.values().copied().filter(|(f, _)| fits(f) && same(f)).collect()
         }
-        _ => return error(i, format!("`{targets}` is not a list of functions or a prototype")),
+        None => return error(i, format!("`{targets}` is not a list of functions or a prototype")),
     };
     candidates.sort_by_key(|&(_, address)| address);
     candidates.dedup_by_key(|&mut (_, address)| address);

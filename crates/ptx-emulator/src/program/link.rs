@@ -168,13 +168,14 @@ fn declare_module_variable(
 
 /// Names declared in one `{ }`.
 #[derive(Default)]
-struct Scope {
+struct Scope<'a> {
     parent: Option<usize>,
     registers: HashMap<String, (Reg, Ty)>,
     symbols: HashMap<String, Src>,
     labels: HashMap<String, u32>,
-    /// Lists of labels and functions.
+    /// Lists of functions.
     targets: HashMap<String, Targets>,
+    branch_targets: HashMap<String, &'a [String]>,
     /// In the body of a callee: the code index behind it.
     return_to: Option<u32>,
     /// The code index behind the whole call.
@@ -191,7 +192,7 @@ struct Linker<'a> {
     /// Functions whose calls are being expanded.
     active: Vec<&'a str>,
     shared: SharedLayout,
-    scopes: Vec<Scope>,
+    scopes: Vec<Scope<'a>>,
     registers: Vec<RegisterInfo>,
     local_bytes: u32,
     code_len: u32,
@@ -203,8 +204,8 @@ struct View<'a, 'b> {
     scope: usize,
 }
 
-impl View<'_, '_> {
-    fn find<T>(&self, get: impl Fn(&Scope) -> Option<T>) -> Option<T> {
+impl<'b> View<'_, 'b> {
+    fn find<T>(&self, get: impl Fn(&Scope<'b>) -> Option<T>) -> Option<T> {
         let mut at = Some(self.scope);
         while let Some(i) = at {
             let scope = &self.linker.scopes[i];
@@ -217,7 +218,7 @@ impl View<'_, '_> {
     }
 }
 
-impl Names for View<'_, '_> {
+impl<'b> Names for View<'_, 'b> {
     fn register(&self, name: &str) -> Option<(Reg, Ty)> {
         self.find(|s| s.registers.get(name).copied())
     }
@@ -230,6 +231,10 @@ impl Names for View<'_, '_> {
 
     fn label(&self, name: &str) -> Option<u32> {
         self.find(|s| s.labels.get(name).copied())
+    }
+
+    fn branch_targets(&self, name: &str) -> Option<&[String]> {
+        self.find(|s| s.branch_targets.get(name).copied())
     }
 }
 
@@ -263,7 +268,7 @@ impl<'a> Linker<'a> {
         }
     }
 
-    fn entry(mut self, f: &ast::Function, errors: &mut Vec<DecodeError>) -> Result<Program, LoadError> {
+    fn entry(mut self, f: &'a ast::Function, errors: &mut Vec<DecodeError>) -> Result<Program, LoadError> {
         let mut root = Scope::default();
         let mut params = Vec::new();
         let mut end = 0u32;
@@ -299,7 +304,7 @@ impl<'a> Linker<'a> {
     }
 
     /// First pass: registers, variables and labels of every scope, and the number of instructions.
-    fn declare(&mut self, statements: &[Statement], scope: usize) -> Result<(), LoadError> {
+    fn declare(&mut self, statements: &'a [Statement], scope: usize) -> Result<(), LoadError> {
         let mut label = None;
         for statement in statements {
             let before = label.take();
@@ -307,6 +312,9 @@ impl<'a> Linker<'a> {
                 Statement::Label(name) => {
                     self.scopes[scope].labels.insert(name.clone(), self.code_len);
                     label = Some(name);
+                }
+                Statement::BranchTargets(name, labels) => {
+                    self.scopes[scope].branch_targets.insert(name.clone(), labels);
                 }
                 Statement::Instruction(i) if call::is_call(i) => self.declare_call(i, scope)?,
                 Statement::Instruction(_) => self.code_len += 1,
@@ -328,7 +336,7 @@ impl<'a> Linker<'a> {
 
     /// The first pass over a call: for every callee its body, in a scope of its own. What is wrong with a call is
     /// reported by the second pass.
-    fn declare_call(&mut self, i: &Instruction, scope: usize) -> Result<(), LoadError> {
+    fn declare_call(&mut self, i: &'a Instruction, scope: usize) -> Result<(), LoadError> {
         let Ok(calls) = self.calls(i, scope) else { return Ok(()) };
         // A jump around everything, if the guard does not hold.
         self.code_len += u32::from(i.guard.is_some());
@@ -532,33 +540,6 @@ impl<'a> Linker<'a> {
         Ok(Inst { line: i.line, guard, text: i.to_string(), op })
     }
 
-    /// `brx.idx{.uni} index, list` (PTX ISA 9.7.12.4).
-    fn branch_indexed(
-        &self,
-        mut d: Decoder<'_>,
-        view: &View<'_, '_>,
-    ) -> Result<crate::decode::Op, DecodeError> {
-        d.take("idx");
-        d.take("uni");
-        let index = d.value(0, Ty::U32)?;
-        d.finish(2)?;
-        let labels = match d.operand(1)? {
-            Operand::Name(list) => view.find(|s| s.targets.get(list).cloned()),
-            _ => None,
-        };
-        let Some(Targets::Labels(labels)) = labels else {
-            return d.error("the second operand is not the label of .branchtargets");
-        };
-        let mut targets = Vec::new();
-        for label in labels {
-            match view.label(&label) {
-                Some(target) => targets.push(target),
-                None => return d.error(format!("label `{label}` is not in scope")),
-            }
-        }
-        Ok(ops::branch_indexed(index, targets))
-    }
-
     fn guard(&self, i: &Instruction, scope: usize) -> Result<Option<(Reg, bool)>, DecodeError> {
         let view = View { linker: self, scope };
         match &i.guard {
@@ -576,9 +557,6 @@ impl<'a> Linker<'a> {
         let guard = self.guard(i, scope)?;
         let returns = view.find(|s| s.return_to);
         let op = match ops::decode_fn(&i.opcode) {
-            _ if i.opcode[0] == "brx" && i.opcode.get(1).is_some_and(|m| m == "idx") => {
-                self.branch_indexed(decoder, &view)?
-            }
             _ if i.opcode[0] == "ret" && returns.is_some() => {
                 decoder.take("uni");
                 decoder.finish(0)?;

@@ -110,6 +110,8 @@ pub struct Function {
 pub enum Statement {
     /// `name:`.
     Label(String),
+    /// `name: .branchtargets labels;`: where a `brx.idx` may jump.
+    BranchTargets(String, Vec<String>),
     /// An instruction.
     Instruction(Instruction),
     /// A declaration.
@@ -125,6 +127,8 @@ pub enum Statement {
 pub struct Instruction {
     /// Source line.
     pub line: u32,
+    /// Bytes of the source, from the guard to the `;`.
+    pub span: std::ops::Range<usize>,
     /// `@p` / `@!p`.
     pub guard: Option<Guard>,
     /// The dotted opcode, split: `["mbarrier", "try_wait", "parity", "shared::cta", "b64"]`.

@@ -108,11 +108,12 @@ impl Parser<'_> {
     fn raw(&mut self, stop_at_semicolon: bool) -> String {
         let Some(first) = self.tokens.get(self.at) else { return String::new() };
         let (start, line) = (first.start, first.line);
+        let has_body = first.kind == Kind::Dot("section".to_owned());
         let mut end = first.end;
         let mut depth = 0usize;
         while let Some(token) = self.tokens.get(self.at) {
-            let opens = token.kind == Kind::Punct('{');
-            // A `.section` may open its brace on the next line.
+            // A `.section` may open its brace on the next line; a brace behind `.loc` opens a block of code.
+            let opens = has_body && token.kind == Kind::Punct('{');
             if depth == 0 && !stop_at_semicolon && token.line != line && !opens {
                 break;
             }
@@ -353,7 +354,7 @@ impl Parser<'_> {
                     out.push(Statement::Raw(self.raw(false)));
                     Ok(())
                 }
-                "pragma" | "branchtargets" | "callprototype" | "calltargets" => {
+                "pragma" | "callprototype" | "calltargets" => {
                     out.push(Statement::Raw(self.raw(true)));
                     Ok(())
                 }
@@ -364,7 +365,11 @@ impl Parser<'_> {
             {
                 let label = self.name()?;
                 self.at += 1;
-                out.push(Statement::Label(label));
+                out.push(if self.eat_dot("branchtargets") {
+                    Statement::BranchTargets(label, self.names()?)
+                } else {
+                    Statement::Label(label)
+                });
                 Ok(())
             }
             Some(Kind::Name(_) | Kind::Punct('@')) => {
@@ -374,6 +379,16 @@ impl Parser<'_> {
             }
             _ => self.error("a statement"),
         }
+    }
+
+    /// `a, b, c;`.
+    fn names(&mut self) -> Result<Vec<String>> {
+        let mut names = vec![self.name()?];
+        while self.eat(',') {
+            names.push(self.name()?);
+        }
+        self.expect(';')?;
+        Ok(names)
     }
 
     /// `.reg .b32 a, b, %r<4>;`: one statement per declarator.
@@ -401,6 +416,7 @@ impl Parser<'_> {
 
     fn instruction(&mut self) -> Result<Instruction> {
         let line = self.line();
+        let start = self.tokens.get(self.at).map_or(0, |t| t.start);
         let guard = if self.eat('@') {
             let negated = self.eat('!');
             Some(Guard { negated, name: self.name()? })
@@ -422,7 +438,8 @@ impl Parser<'_> {
                 self.expect(',')?;
             }
         }
-        Ok(Instruction { line, guard, opcode, operands })
+        let end = self.tokens[self.at - 1].end;
+        Ok(Instruction { line, span: start..end, guard, opcode, operands })
     }
 
     fn operand(&mut self) -> Result<Operand> {

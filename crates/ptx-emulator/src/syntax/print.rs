@@ -108,6 +108,9 @@ fn block(f: &mut Formatter<'_>, statements: &[Statement], depth: usize) -> Resul
     for statement in statements {
         match statement {
             Statement::Label(name) => writeln!(f, "{name}:")?,
+            Statement::BranchTargets(name, labels) => {
+                writeln!(f, "{name}: .branchtargets {};", labels.join(", "))?;
+            }
             Statement::Instruction(i) => writeln!(f, "{pad}\t{i}")?,
             Statement::Variable(v) => writeln!(f, "{pad}\t{v};")?,
             Statement::Block(inner) => block(f, inner, depth + 1)?,

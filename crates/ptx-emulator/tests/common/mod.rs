@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod eval;
+pub mod pipelines;
 pub mod tcgen05;
 
 use ptx_emulator::check::{Checks, Class, Finding};

@@ -1,12 +1,14 @@
 //! `ptx-emulator`: runs and checks PTX on the CPU.
 //!
-//! Exit codes: 0 clean, 1 findings or an output that is not as expected, 2 bad or unsupported input.
+//! Exit codes: 0 clean, 1 findings, an output that is not as expected or a mutant that lives, 2 bad or unsupported
+//! input.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod check;
+mod mutate;
 mod run;
 
 /// Runs PTX for sm_90a and sm_100a on the CPU and reports what hardware hides.
@@ -23,12 +25,15 @@ enum Command {
     Run(run::RunArgs),
     /// Parse PTX and list what is not supported.
     Check(check::CheckArgs),
+    /// Change one instruction at a time of a launch and see whether anything notices.
+    Mutate(mutate::MutateArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Mutate(args) => mutate::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", describe(&error));

@@ -45,17 +45,37 @@ pub struct RunArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ModeArg {
+pub enum ModeArg {
+    /// The ISA to the letter.
     StrictPtx,
+    /// Also what shipping compilers rely on.
     CutlassCompatible,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum PrecisionArg {
+pub enum PrecisionArg {
     /// To the bit, where a model exists.
     Hardware,
     /// Plain f32.
     F32,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::StrictPtx => Mode::StrictPtx,
+            ModeArg::CutlassCompatible => Mode::CutlassCompatible,
+        }
+    }
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::Hardware => Precision::Hardware,
+            PrecisionArg::F32 => Precision::PlainF32,
+        }
+    }
 }
 
 /// Runs the subcommand.
@@ -66,14 +86,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         let mut config = LaunchConfig::new([1; 3], [1; 3]);
         config.schedule = schedule;
         config.checks = checks(&args.checks)?;
-        config.checks.mode = match args.mode {
-            ModeArg::StrictPtx => Mode::StrictPtx,
-            ModeArg::CutlassCompatible => Mode::CutlassCompatible,
-        };
-        config.precision = match args.precision {
-            PrecisionArg::Hardware => Precision::Hardware,
-            PrecisionArg::F32 => Precision::PlainF32,
-        };
+        config.checks.mode = args.mode.into();
+        config.precision = args.precision.into();
         config.budget = args.budget;
         config.trace = args.trace.is_some();
         let start = Instant::now();
@@ -102,7 +116,8 @@ fn spinner(name: &str) -> ProgressBar {
     bar
 }
 
-fn schedules(text: &str) -> Result<Vec<(String, Schedule)>> {
+/// The schedules of a `--schedule`.
+pub fn schedules(text: &str) -> Result<Vec<(String, Schedule)>> {
     if text == "all" {
         let mut all: Vec<_> = Schedule::NAMED.iter().map(|&(n, s)| (n.to_owned(), s)).collect();
         all.extend((1..=4).map(|n| (format!("seed:{n}"), Schedule::Seeded(n))));
@@ -114,7 +129,8 @@ fn schedules(text: &str) -> Result<Vec<(String, Schedule)>> {
     }
 }
 
-fn checks(names: &[String]) -> Result<Checks> {
+/// The checkers of a `--checks`.
+pub fn checks(names: &[String]) -> Result<Checks> {
     let all = |on: bool| Checks {
         uninitialised: on,
         races: on,

@@ -103,11 +103,13 @@ impl Clock {
         self.tensor.join(&self.incoming);
     }
 
-    /// An operation is known to be complete; completion includes the proxy fence.
-    pub fn complete(&mut self, operations: &Bits) {
+    /// Operations are known to be complete; for those of the async proxy (`fenced`) that includes the proxy fence.
+    pub fn complete(&mut self, operations: &Bits, fenced: bool) {
         self.seen.operations.join(operations);
-        self.fenced_global.operations.join(operations);
-        self.fenced_shared.operations.join(operations);
+        if fenced {
+            self.fenced_global.operations.join(operations);
+            self.fenced_shared.operations.join(operations);
+        }
     }
 
     /// The fenced view of a space.

@@ -9,11 +9,19 @@
 //! of it; and an access through the async proxy with a generic one unless it is fenced. Completion of an operation
 //! carries an implicit fence, so that a waiter needs none.
 //!
-//! Shadow granularity is four bytes with a byte mask; of many readers of a word the last 64 are kept. Global
-//! memory is tracked within a cluster, for allocations that the kernel writes.
+//! Shadow granularity is four bytes with a byte mask: a cell of 32 bytes holds the last write and the reader since
+//! then, or a set of readers (of which the last 64 warps and operations are kept). Global memory is tracked within a
+//! cluster, for allocations that the kernel writes, in pages.
 
+mod access;
 mod clock;
+mod conflict;
 mod detector;
+mod readers;
 mod shadow;
+#[cfg(test)]
+mod tests;
 
-pub use detector::{Conflict, Detector, Who};
+pub use access::WarpAccess;
+pub use conflict::{Conflict, Who};
+pub use detector::Detector;

@@ -1,0 +1,31 @@
+//! Every fence, wait, commit, barrier, parity and so on of the committed kernels is needed: each mutant of their PTX is
+//! noticed by the kernel's cases on the emulator, or listed in `tests/data/equivalents` with the reason why it makes no
+//! difference.
+
+use kernels::launch::{Arch, TABLE};
+use megamoe_tests::gpu::Sizes;
+use megamoe_tests::gpu::mutation::{cases_of, mutate};
+use ptx_emulator::mutate::{kinds, mutants};
+
+#[test]
+fn every_mutant_is_noticed() {
+    for kernel in TABLE {
+        assert!(!cases_of(kernel, &Sizes::FEW).is_empty(), "{} has no cases", kernel.name);
+        for &arch in kernel.archs {
+            let report = mutate(arch, kernel, &Sizes::FEW).unwrap();
+            println!("{}\n{report}", arch.name());
+            assert!(report.good(), "{}, {}\n{report}", kernel.name, arch.name());
+        }
+    }
+}
+
+/// The quantisers hand partial maxima over through shared memory: a barrier each.
+#[test]
+fn barriers_of_the_quantisers() {
+    let kinds = kinds(&["delete-barrier"]).unwrap();
+    for arch in Arch::ALL {
+        for name in ["quantize_nvfp4_rows", "swiglu_quantize_nvfp4"] {
+            assert_eq!(mutants(arch.ptx(), name, &kinds).unwrap().len(), 1, "{name}");
+        }
+    }
+}
