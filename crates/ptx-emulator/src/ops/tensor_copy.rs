@@ -214,21 +214,21 @@ impl Tile {
             .map(|_| {
                 let mut inside = first < last;
                 let mut address = (map.address as i64).wrapping_add((base[0] + first) * bytes);
-                for d in 1..rank {
-                    let at = base[d] + if d < rank - 1 { self.offsets[d - 1] } else { 0 };
+                for (d, &from) in base.iter().enumerate().take(rank).skip(1) {
+                    let at = from + if d < rank - 1 { self.offsets[d - 1] } else { 0 };
                     inside &= at >= 0 && at < map.dims[d] as i64;
                     address = address.wrapping_add(at.wrapping_mul(map.strides[d - 1] as i64));
                 }
-                for d in 1..rank {
+                for (d, at) in base.iter_mut().enumerate().take(rank).skip(1) {
                     if d == rank - 1 {
-                        base[d] += 1;
+                        *at += 1;
                         break;
                     }
-                    base[d] += i64::from(map.element_strides[d]);
-                    if base[d] < map.dims[d] as i64 + i64::from(im2col.upper[d - 1]) {
+                    *at += i64::from(map.element_strides[d]);
+                    if *at < map.dims[d] as i64 + i64::from(im2col.upper[d - 1]) {
                         break;
                     }
-                    base[d] = i64::from(im2col.lower[d - 1]);
+                    *at = i64::from(im2col.lower[d - 1]);
                 }
                 inside.then_some((
                     address as u64,
