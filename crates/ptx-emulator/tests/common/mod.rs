@@ -23,6 +23,8 @@ pub fn entry(params: &str, body: &str) -> String {
 pub struct Kernel {
     pub module: Module,
     pub memory: GlobalMemory,
+    /// Addresses of the module's variables.
+    pub symbols: Vec<u64>,
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub cluster: [u32; 3],
@@ -35,9 +37,17 @@ impl Kernel {
     /// Loads a module; one block of `threads` threads, 64 KiB of dynamic shared memory.
     pub fn new(source: &str, threads: u32) -> Self {
         let module = program::load(source).unwrap_or_else(|e| panic!("{e:#?}"));
+        let mut memory = GlobalMemory::default();
+        let place = |g: &program::Global| {
+            let address = memory.allocate(g.bytes.len());
+            memory.upload(address, &g.bytes).unwrap();
+            address
+        };
+        let symbols = module.globals.iter().map(place).collect();
         Self {
             module,
-            memory: GlobalMemory::default(),
+            memory,
+            symbols,
             grid: [1, 1, 1],
             block: [threads, 1, 1],
             cluster: [1, 1, 1],
@@ -79,7 +89,7 @@ impl Kernel {
     pub fn run(&self, arguments: &[Argument]) -> Vec<Finding> {
         let outcome = launch(&Launch {
             program: self.module.entry("k").unwrap(),
-            symbols: &[],
+            symbols: &self.symbols,
             global: &self.memory,
             grid: self.grid,
             block: self.block,
