@@ -20,7 +20,7 @@
 //! [`FIXED_BYTES`]; tokens take `8 * (128 * k_units + 16)`, the rings the rest.
 
 use crate::epilogue;
-use crate::expand;
+use crate::expand::{self, Table};
 use crate::expert_list::{self, ExpertList};
 use crate::fragment::{CODE_BYTES, GATE_UP_FEATURES, TILE_ROWS, UNIT_BYTES};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
@@ -391,17 +391,17 @@ impl Fetch {
 /// The whole warp calls it; `codes` and `scales` are this lane's addresses in a unit, `b` its `ldmatrix` address of
 /// the unit's columns.
 #[inline(always)]
-unsafe fn unit_warp(acc: &mut [f32; 4], codes: u32, scales: u32, b: u32) {
+unsafe fn unit_warp(table: Table, acc: &mut [f32; 4], codes: u32, scales: u32, b: u32) {
     // SAFETY: the caller's addresses; the whole warp is here.
     unsafe {
         let words = shared::load_v4(codes);
         let pairs = expand::scales(shared::load_v2(scales));
         let [b0, b1, b2, b3] = mma::load_matrix_x4(b);
         let [b4, b5, b6, b7] = mma::load_matrix_x4(b + UNIT_TOKEN_BYTES / 2);
-        mma::m16n8k16_f16(acc, expand::fragment(words[0], pairs[0]), [b0, b1]);
-        mma::m16n8k16_f16(acc, expand::fragment(words[1], pairs[1]), [b2, b3]);
-        mma::m16n8k16_f16(acc, expand::fragment(words[2], pairs[2]), [b4, b5]);
-        mma::m16n8k16_f16(acc, expand::fragment(words[3], pairs[3]), [b6, b7]);
+        mma::m16n8k16_f16(acc, table.fragment(words[0], pairs[0]), [b0, b1]);
+        mma::m16n8k16_f16(acc, table.fragment(words[1], pairs[1]), [b2, b3]);
+        mma::m16n8k16_f16(acc, table.fragment(words[2], pairs[2]), [b4, b5]);
+        mma::m16n8k16_f16(acc, table.fragment(words[3], pairs[3]), [b6, b7]);
     }
 }
 
@@ -439,6 +439,8 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
 
         // The block's share of the list.
         let [entries, token_tiles] = list.totals();
+        // There are at most 385.
+        let table = Table::hidden(entries >> 16);
         let all = token_tiles * gemm.tile_count;
         let (blocks, block) = (thread::grid_dim_x(), thread::block_idx_x());
         let (each, more) = (all / blocks, all % blocks);
@@ -532,7 +534,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                         let mut n = 0;
                         while n < STAGE_UNITS {
                             let unit = n * UNIT_BYTES as u32;
-                            unit_warp(&mut acc, codes + unit, scales + unit, b + n * UNIT_TOKEN_BYTES);
+                            unit_warp(table, &mut acc, codes + unit, scales + unit, b + n * UNIT_TOKEN_BYTES);
                             n += 1;
                         }
                         b += STAGE_UNITS * UNIT_TOKEN_BYTES;
@@ -540,7 +542,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                     } else {
                         // The last stage of a K that is no multiple of a stage's.
                         while units != 0 {
-                            unit_warp(&mut acc, codes, scales, b);
+                            unit_warp(table, &mut acc, codes, scales, b);
                             codes += UNIT_BYTES as u32;
                             scales += UNIT_BYTES as u32;
                             b += UNIT_TOKEN_BYTES;
