@@ -26,7 +26,9 @@ fn run(body: &str) -> Vec<u32> {
 fn a_block_behind_loc_is_code() {
     let block = "\n{ .reg .b32 t; add.u32 t, %r0, 5; mov.b32 %r3, t; }";
     let want: Vec<u32> = (0..64).map(|i| i + 5).collect();
-    for loc in [".loc 1 7 0", ".loc 1 7 0, function_name $L__info_string0, inlined_at 1 12 3", ".pragma \"x\";"] {
+    for loc in
+        [".loc 1 7 0", ".loc 1 7 0, function_name $L__info_string0, inlined_at 1 12 3", ".pragma \"x\";"]
+    {
         assert_eq!(run(&format!("mov.u32 %r3, 0;\n{loc}{block}")), want, "{loc}");
     }
     // Labels and directives inside of such a block.
@@ -70,7 +72,8 @@ fn an_index_outside_of_the_table_is_a_finding() {
         ("brx.idx %r0, nowhere;", "not the name of a .branchtargets"),
         ("t: .branchtargets missing;\nbrx.idx %r0, t;", "label `missing` is not in scope"),
     ] {
-        let error = ptx_emulator::program::load(&source(body)).err().map(|e| e.to_string()).unwrap_or_default();
+        let error =
+            ptx_emulator::program::load(&source(body)).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains(why), "{body}: {error}");
     }
 }

@@ -186,7 +186,8 @@ impl Problem {
             fragment::pack(of(0), self.kind.has_up().then(|| of(1)), features, k, &mut out);
             out
         });
-        let alpha = |salt: u64| (0..experts as u64).map(|e| 0.0005 + 0.001 * uniform(e | salt << 32)).collect();
+        let alpha =
+            |salt: u64| (0..experts as u64).map(|e| 0.0005 + 0.001 * uniform(e | salt << 32)).collect();
         Weights { packed, scales, fragments: fragments.concat(), alpha: alpha(1), alpha_up: alpha(2) }
     }
 
@@ -237,7 +238,14 @@ impl Problem {
     }
 
     /// The outputs of one feature of one expert, row by row.
-    fn feature(&self, weights: &Weights, inputs: &Inputs, b: &[Half], expert: usize, feature: usize) -> Vec<f32> {
+    fn feature(
+        &self,
+        weights: &Weights,
+        inputs: &Inputs,
+        b: &[Half],
+        expert: usize,
+        feature: usize,
+    ) -> Vec<f32> {
         let matrices = 1 + usize::from(self.kind.has_up());
         let a: Vec<_> = (0..matrices).map(|m| self.weight_row(weights, m, expert, feature)).collect();
         let columns = 64 * k_units(self.k);
@@ -250,7 +258,11 @@ impl Problem {
                     if self.fold { acc * (scale * alpha) } else { (acc * scale) * alpha }
                 };
                 let acc = scaled(dot(&a[0], b), alpha);
-                if self.kind.has_up() { swiglu(acc, scaled(dot(&a[1], b), alpha_up), self.limit) } else { acc }
+                if self.kind.has_up() {
+                    swiglu(acc, scaled(dot(&a[1], b), alpha_up), self.limit)
+                } else {
+                    acc
+                }
             })
             .collect()
     }
@@ -270,7 +282,9 @@ impl Problem {
             for (row, value) in values.into_iter().enumerate() {
                 let at = (inputs.offsets[expert] as usize + row) * self.out_stride() + column;
                 match self.kind {
-                    Kind::SwigluBf16 => out[2 * at..][..2].copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+                    Kind::SwigluBf16 => {
+                        out[2 * at..][..2].copy_from_slice(&bf16::from_f32(value).to_le_bytes())
+                    }
                     _ => out[4 * at..][..4].copy_from_slice(&value.to_le_bytes()),
                 }
             }
@@ -293,8 +307,7 @@ impl Problem {
     ) -> Result<Vec<u8>, String> {
         let mut out = self.poisoned(inputs);
         let (first_tile, tile_count) = self.tiles();
-        let mut values =
-            vec![Value::In(&weights.fragments), Value::In(bytemuck::cast_slice(&weights.alpha))];
+        let mut values = vec![Value::In(&weights.fragments), Value::In(bytemuck::cast_slice(&weights.alpha))];
         if self.kind.has_up() {
             values.push(Value::In(bytemuck::cast_slice(&weights.alpha_up)));
         }
@@ -340,13 +353,18 @@ impl Problem {
             got.len() / bytes,
             element(got),
             element(want),
-            if want[at * bytes..][..bytes].iter().all(|&b| b == POISON) { " (must stay untouched)" } else { "" },
+            if want[at * bytes..][..bytes].iter().all(|&b| b == POISON) {
+                " (must stay untouched)"
+            } else {
+                ""
+            },
         ))
     }
 
     /// The form's dimensions.
     pub fn dims(&self, device: &dyn Device, form: &Form) -> Result<Dims, String> {
-        (form.dims)(k_units(self.k) as u32, device.multiprocessors()).ok_or_else(|| "K is too long".to_owned())
+        (form.dims)(k_units(self.k) as u32, device.multiprocessors())
+            .ok_or_else(|| "K is too long".to_owned())
     }
 
     /// One launch with the form's own dimensions, then one per entry of `others` (grid, threads; 0 = the form's own).
@@ -373,9 +391,16 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let shapes: &[(usize, usize)] = match sizes.size {
         // V4-Pro, V4-Flash, V4.1-Flash, and tails.
-        Size::Card => {
-            &[(5, 16), (40, 320), (136, 2880), (3072, 7168), (7168, 3072), (2048, 4096), (2304, 5120), (64, 9216)]
-        }
+        Size::Card => &[
+            (5, 16),
+            (40, 320),
+            (136, 2880),
+            (3072, 7168),
+            (7168, 3072),
+            (2048, 4096),
+            (2304, 5120),
+            (64, 9216),
+        ],
         Size::Emulator => &[(5, 16), (40, 320), (21, 592)],
         Size::Few => &[(21, 336)],
     };
@@ -384,7 +409,7 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         let mut case = |name: &str, parts: Vec<(Problem, Vec<(u32, u32)>)>| {
             let mut case = Case::new(launch, name);
             for (problem, others) in parts {
-                case.part(&problem.clone(), problem.elements() * (1 + others.len()), move |device| {
+                case.part(problem.clone(), problem.elements() * (1 + others.len()), move |device| {
                     problem.check(device, form, &others)
                 });
             }
@@ -395,13 +420,19 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
             for fold in [false, true] {
                 let problem = Problem { fold, ..Problem::new(kind, &COUNTS, features, k) };
                 parts.push((problem.clone(), vec![]));
-                parts.push((Problem { gather: false, segment: 16, gap: 3, limit: f32::INFINITY, ..problem }, vec![]));
+                parts.push((
+                    Problem { gather: false, segment: 16, gap: 3, limit: f32::INFINITY, ..problem },
+                    vec![],
+                ));
             }
         }
         case("shape", parts);
 
         let problem = Problem::new(kind, &COUNTS, 72, 208);
-        case("chunk", [(0, 1), (1, 2), (3, 2)].map(|c| (Problem { chunk: Some(c), ..problem.clone() }, vec![])).into());
+        case(
+            "chunk",
+            [(0, 1), (1, 2), (3, 2)].map(|c| (Problem { chunk: Some(c), ..problem.clone() }, vec![])).into(),
+        );
         if sizes.size == Size::Few {
             continue;
         }

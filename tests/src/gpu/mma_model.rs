@@ -94,9 +94,8 @@ mod tests {
                 k => (hash(n) as i32 as f32) * (-30.0 + 8.0 * k as f32).exp2(),
             };
             let halves = |bits: &[u16]| bits.iter().map(|&h| Half::new(h)).collect::<Vec<_>>();
-            let elements = |bits: &[u16]| {
-                bits.iter().map(|&h| Format::F16.decode(u32::from(h))).collect::<Vec<_>>()
-            };
+            let elements =
+                |bits: &[u16]| bits.iter().map(|&h| Format::F16.decode(u32::from(h))).collect::<Vec<_>>();
             let want = aligned_sum::step(&elements(&a), &elements(&b), c.to_bits(), 20, aligned_sum::WIDE);
             let got = step(&halves(&a), &halves(&b), c);
             assert_eq!(got.to_bits(), want, "{n}: {got:e}, {:e}", f32::from_bits(want));
