@@ -3,6 +3,7 @@
 //! difference.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use kernels::launch::{Arch, TABLE};
 use megamoe_tests::gpu::Sizes;
@@ -34,5 +35,15 @@ fn barriers_of_the_quantisers() {
         for name in ["quantize_nvfp4_rows", "swiglu_quantize_nvfp4"] {
             assert_eq!(mutants(arch.ptx(), name, &kinds).unwrap().len(), 1, "{name}");
         }
+    }
+}
+
+/// A list whose kernel is gone would never be looked at.
+#[test]
+fn lists_are_of_kernels() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/equivalents");
+    for file in folder.read_dir().into_iter().flatten() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(TABLE.iter().any(|k| name == format!("{}.txt", k.name)), "{name} is not KERNEL.txt");
     }
 }
