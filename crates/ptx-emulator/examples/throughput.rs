@@ -94,8 +94,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 checks: Checks { races, ..Checks::default() },
                 precision: Default::default(),
                 trace: false,
-                residency: Default::default(),
-                predecessors: &[],
+                progress: None,
                 budget: 0,
             })?;
             let wall = start.elapsed().as_secs_f64();

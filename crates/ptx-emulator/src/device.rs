@@ -19,12 +19,11 @@
 //! # Ok::<(), ptx_emulator::device::DeviceError>(())
 //! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::check::Checks;
-use crate::check::race::Touched;
 use crate::machine::{
-    Argument, Dim3, GlobalMemory, Launch, LaunchError, MemoryError, Outcome, Residency, Schedule, launch,
+    Argument, Dim3, GlobalMemory, Launch, LaunchError, MemoryError, Outcome, Progress, Schedule, launch,
 };
 use crate::numerics::Precision;
 use crate::program::{LoadError, Module, load};
@@ -87,12 +86,8 @@ pub struct LaunchConfig {
     pub precision: Precision,
     /// Whether [`Outcome::trace`] is wanted.
     pub trace: bool,
-    /// How much of the grid runs at one time.
-    pub residency: Residency,
-    /// Programmatic stream serialisation: the kernel may start before the one launched before it has ended (back to
-    /// the last ordinary launch). What those touch must not be written before `griddepcontrol.wait`, nor what they
-    /// write be read.
-    pub programmatic_dependent: bool,
+    /// Where the launch tells how far it is.
+    pub progress: Option<Arc<Progress>>,
     /// Warp instructions per cluster before a run is stopped; 0 = no limit.
     pub budget: u64,
 }
@@ -109,8 +104,7 @@ impl LaunchConfig {
             checks: Checks::default(),
             precision: Precision::default(),
             trace: false,
-            residency: Residency::default(),
-            programmatic_dependent: false,
+            progress: None,
             budget: 0,
         }
     }
@@ -120,8 +114,6 @@ impl LaunchConfig {
 #[derive(Default)]
 pub struct Device {
     memory: GlobalMemory,
-    /// What the last kernels have touched, back to the last one that was launched in the ordinary way.
-    kernels: Mutex<Vec<Arc<Touched>>>,
 }
 
 impl Device {
@@ -209,13 +201,7 @@ impl Device {
             name: entry.to_owned(),
             known: module.module.entries.iter().map(|e| e.name.clone()).collect(),
         })?;
-        // Kernels that a programmatic launch does not wait for; an ordinary one waits for all.
-        let before = if config.programmatic_dependent {
-            self.kernels.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        } else {
-            Vec::new()
-        };
-        let outcome = launch(&Launch {
+        Ok(launch(&Launch {
             program,
             symbols: &module.symbols,
             global: &self.memory,
@@ -228,13 +214,8 @@ impl Device {
             checks: config.checks,
             precision: config.precision,
             trace: config.trace,
-            residency: config.residency,
-            predecessors: &before,
+            progress: config.progress.as_deref(),
             budget: config.budget,
-        })?;
-        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        *kernels = before;
-        kernels.push(Arc::clone(&outcome.touched));
-        Ok(outcome)
+        })?)
     }
 }
