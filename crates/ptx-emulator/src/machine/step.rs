@@ -6,7 +6,6 @@ use super::launch::{Environment, Runner};
 use super::schedule::Schedule;
 use super::warp::{Flow, LaneState, Warp};
 use crate::check::{Class, Finding};
-use crate::counters::Counter;
 use crate::ops::State;
 use crate::program::Reg;
 use crate::trace::Event;
@@ -35,15 +34,17 @@ fn guarded(ctx: &mut Ctx<'_>, reg: Reg, negated: bool) -> u32 {
 }
 
 impl Runner {
-    /// Runs a warp for at most `quantum` instructions.
-    pub(super) fn run_warp(&mut self, env: &Environment<'_>, cta: usize, index: usize, quantum: u32) {
+    /// Runs a warp for at most `quantum` instructions; whether it gave up its turn before.
+    pub(super) fn run_warp(&mut self, env: &Environment<'_>, cta: usize, index: usize, quantum: u32) -> bool {
         let placeholder = Warp::new(index, 0, 0);
         let mut warp = std::mem::replace(&mut self.cluster.ctas[cta].warps[index], placeholder);
         warp.yielded = 0;
         let mut together = None;
         let start = self.now();
+        let mut gave_up = false;
         for _ in 0..quantum {
             if !self.step_warp(env, cta, &mut warp, &mut together) || self.cluster.aborted {
+                gave_up = true;
                 break;
             }
             self.since_async = self.since_async.saturating_add(1);
@@ -58,10 +59,8 @@ impl Runner {
             let (name, duration) = (format!("line {}: {}", place.line, place.text), self.now() - start);
             self.record(Event { name, cta: place.cta, warp: Some(index as u32), start, duration });
         }
-        if let Some(progress) = env.progress {
-            progress.executed(self.now() - start);
-        }
         self.cluster.ctas[cta].warps[index] = warp;
+        gave_up
     }
 
     /// One instruction of a warp: of its ready lanes, those with the lowest pc. `false` = let others run.
@@ -95,6 +94,13 @@ impl Runner {
             self.out_of_budget(env, cta, warp, pc);
             return false;
         }
+        // Lanes that stand back because they spin belong to it too: a warp comes together before a barrier.
+        if !whole && inst.op.is_aligned() {
+            let spinning = warp.lanes(|s| matches!(s, LaneState::Ready)) & warp.yielded & !converged;
+            if spinning != 0 {
+                return false;
+            }
+        }
         let mut ctx = Ctx { env, cluster: &mut self.cluster, cta, warp, mask: converged, converged, pc };
         if let Some((reg, negated)) = inst.guard {
             ctx.mask = guarded(&mut ctx, reg, negated);
@@ -116,21 +122,6 @@ impl Runner {
         let mask = ctx.mask;
         self.cluster.counters.warp_instructions += 1;
         self.cluster.counters.lane_instructions += u64::from(mask.count_ones());
-        let parts = skipped != 0 && mask != 0 && matches!(flow, Flow::Jump(_));
-        if parts || !whole {
-            self.cluster.counters.add(Counter::DivergentBranches, u64::from(parts));
-            self.cluster.counters.add(Counter::DivergedInstructions, u64::from(!whole));
-        }
-        // An instruction that waits is executed again: it counts when it goes on.
-        let again = matches!(flow, Flow::Retry(_));
-        let through = if again { converged & !skipped & !mask } else { mask };
-        if again {
-            self.cluster.counters.add(Counter::Retries, 1);
-        }
-        let site = self.cluster.counters.site(pc);
-        site.executed += u64::from(!again);
-        site.lanes += u64::from(through.count_ones());
-        site.diverged += u64::from(!whole && !again);
         warp.issued += 1;
         // The usual case: the whole warp stays together. (A warp that is together has no lane that waits, so
         // an instruction cannot have woken any; one that makes lanes wait takes them out of the mask.)

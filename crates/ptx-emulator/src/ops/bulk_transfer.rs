@@ -6,14 +6,16 @@
 
 use super::bulk_reduce::{self, RedOp};
 use super::groups::{self, GroupId};
-use super::hooks::{self, AsyncId, Kind, Range};
+use super::hooks::{self, AsyncId, Kind, Range, Scope, Strong};
 use super::mbarrier::complete_tx;
 use super::sync_state::{add, check_alive};
 use super::tensor_map::Swizzle;
 use crate::check::{Access, Class, Place};
-use crate::counters::Counter;
 use crate::machine::{AsyncCtx, AsyncOp, Cluster, Ctx, Environment, MemoryError, QueueKey};
 use crate::types::Ty;
+
+/// Every element of a reduction is relaxed at GPU scope.
+const RELAXED: Strong = Strong { scope: Scope::Gpu, bytes: 0 };
 
 /// Rows of bytes in shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -129,11 +131,6 @@ impl Destination {
             }
         };
         Some(Self { offset: data.1, barrier: barrier.1, targets })
-    }
-
-    /// How many CTAs it goes to.
-    pub(super) fn targets(&self) -> usize {
-        self.targets.len()
     }
 
     /// Poisons the destination at issue; what overlaps an mbarrier is a finding.
@@ -273,8 +270,6 @@ pub(super) struct Store {
     pub spans: Vec<Span>,
     /// What is done.
     pub effect: Effect,
-    /// Counts the bytes.
-    pub path: Counter,
 }
 
 impl AsyncOp for Store {
@@ -311,7 +306,8 @@ impl AsyncOp for Write {
         for &(address, at, n) in &store.spans {
             let (bytes, init) = (&image.bytes[at..at + n], &image.init[at..at + n]);
             let range = Range::Global { address, bytes: n as u32 };
-            let kind = if matches!(store.effect, Effect::Reduce(..)) { Kind::Atomic } else { Kind::Write };
+            let kind =
+                if matches!(store.effect, Effect::Reduce(..)) { Kind::Atomic(RELAXED) } else { Kind::Write };
             hooks::async_access(ctx.env, ctx.cluster, store.id, range, kind);
             let result = match store.effect {
                 Effect::Store => {
@@ -334,7 +330,7 @@ impl AsyncOp for Write {
             let message = format!("uninitialised {space} memory reached global memory at {address:#x}");
             add(ctx.cluster, Class::Uninitialised, store.place.clone(), message);
         }
-        ctx.cluster.counters.add(store.path, total);
+        ctx.cluster.counters.add("bytes.bulk.store", total);
         hooks::async_complete(ctx.cluster, store.id, groups::object(store.group, false));
         groups::done(ctx.cluster, store.group);
     }
@@ -421,8 +417,7 @@ impl AsyncOp for Peer {
                 image.init.iter_mut().zip(init).for_each(|(a, b)| *a &= b);
             }
         }
-        ctx.cluster.counters.add(Counter::ClusterCopyBytes, u64::from(self.bytes));
-        let kind = if self.reduce.is_some() { Kind::Atomic } else { Kind::Write };
+        let kind = if self.reduce.is_some() { Kind::Atomic(RELAXED) } else { Kind::Write };
         self.to.deliver(ctx, &self.place, self.id, (&layout, kind), &image, self.bytes);
     }
 

@@ -9,9 +9,8 @@ use super::Entry;
 use super::hooks::{self, AsyncId, Object, Scope};
 use super::mbarrier_state::{self as state, Effect, Event, Fault, Target};
 use super::root;
-use super::sync_state::{add, add_wait, retry, wake_all};
+use super::sync_state::{add, retry, wake_all};
 use crate::check::{Access, Class, Mode, Place};
-use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, AsyncCtx, Ctx, Flow, LANES, LaneState, Location, Wait};
 use crate::program::Reg;
@@ -224,9 +223,12 @@ impl Execute for Update {
                 ctx.finding(Class::Mbarrier, lane, message, None);
             }
             // The release goes to the phase that the arrival counts for, so it must precede it.
-            if let (Some(scope), Some(phase)) = (self.release, ctx.cluster.state.sync.mbarriers.phase(at)) {
+            if let Some(phase) = ctx.cluster.state.sync.mbarriers.phase(at) {
                 let object = Object::Mbarrier { cta: at.0, offset: at.1, phase };
-                hooks::thread_release(ctx, lane, object, scope);
+                match self.release {
+                    Some(scope) => hooks::thread_release(ctx, lane, object, scope),
+                    None => hooks::thread_publish(ctx, lane, object),
+                }
             }
             let Some(effect) = apply(ctx, lane, at, event) else { continue };
             if no_complete && effect.completed && ctx.checks().barriers {
@@ -273,8 +275,6 @@ impl Execute for WaitOp {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let mut waiting: [Option<Wait>; LANES] = [None; LANES];
         let mut any_false = false;
-        // Whether a lane begins a wait, and whether the phase is not complete then.
-        let (mut begins, mut blocks) = (false, false);
         for lane in ctx.lanes() {
             let expired = ctx.warp.timed_out >> lane & 1 == 1;
             ctx.warp.timed_out &= !(1 << lane);
@@ -290,8 +290,6 @@ impl Execute for WaitOp {
                     continue;
                 }
             };
-            begins |= tested.first;
-            blocks |= tested.first && !tested.complete;
             if tested.lapped && ctx.checks().barriers {
                 let message = format!(
                     "the wait on the mbarrier at shared offset {offset:#x} is more than one phase behind: {} phases \
@@ -301,8 +299,12 @@ impl Execute for WaitOp {
                 ctx.finding(Class::Mbarrier, lane, message, None);
             }
             if tested.complete {
-                if let (Some(scope), Some(phase)) = (self.acquire, tested.phases.checked_sub(1)) {
-                    hooks::thread_acquire(ctx, lane, Object::Mbarrier { cta, offset, phase }, scope);
+                if let Some(phase) = tested.phases.checked_sub(1) {
+                    let object = Object::Mbarrier { cta, offset, phase };
+                    match self.acquire {
+                        Some(scope) => hooks::thread_acquire(ctx, lane, object, scope),
+                        None => hooks::thread_observe(ctx, lane, object),
+                    }
                 }
             } else if self.suspends && !expired && !tested.first {
                 let parity = match target {
@@ -314,9 +316,6 @@ impl Execute for WaitOp {
             }
             any_false |= !tested.complete;
             ctx.set(self.dst, lane, u64::from(tested.complete), Default::default());
-        }
-        if begins {
-            add_wait(ctx, (Counter::MbarrierWaits, Counter::MbarrierBlocked), blocks);
         }
         let Some(first) = waiting.iter().flatten().next().copied() else {
             return if any_false { Flow::Yield } else { Flow::Next };

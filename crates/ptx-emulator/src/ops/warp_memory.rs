@@ -2,7 +2,6 @@
 //! whole warp at once; all others go lane by lane (`memory`), with the same result.
 
 use super::hooks::{self, Kind};
-use super::traffic;
 use crate::check::race::WarpAccess;
 use crate::decode::Src;
 use crate::machine::{AddressSpace, Ctx, GlobalView, LANES, Location, SharedMemory};
@@ -80,13 +79,9 @@ impl<'a> Alike<'a> {
             _ => return None,
         };
         let alike = Self { at, memory };
-        match memory {
-            Memory::Global(_) => traffic::global(ctx, kind.into(), &alike.at, ctx.mask, bytes),
-            Memory::Shared(owner) => traffic::shared(ctx, kind.into(), owner, &alike.at, ctx.mask, bytes),
-        }
         if ctx.checks().races {
             let access = WarpAccess {
-                shared: alike.owner(),
+                shared: alike.owner().map(|rank| ctx.cluster.state.first_cta + rank),
                 first: hooks::number(ctx, 0),
                 mask: ctx.mask,
                 addresses: &alike.at,
@@ -146,6 +141,7 @@ impl<'a> Alike<'a> {
     #[inline(always)]
     pub fn write<const B: usize>(&self, ctx: &mut Ctx<'_>, mask: u32, f: impl Fn(usize) -> [u8; B]) {
         let lanes = (0..LANES).filter(|l| mask >> l & 1 == 1);
+        ctx.cluster.changes += 1;
         match self.memory {
             Memory::Global(view) => lanes.for_each(|lane| view.write(self.at[lane], &f(lane))),
             Memory::Shared(owner) => {

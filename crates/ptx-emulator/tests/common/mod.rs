@@ -4,8 +4,9 @@
 pub mod eval;
 pub mod pipelines;
 
+use ptx_emulator::check::race::Touched;
 use ptx_emulator::check::{Checks, Class, Finding};
-use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Outcome, Schedule, launch};
+use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Residency, Schedule, launch};
 use ptx_emulator::program::{self, Module};
 
 /// A module with one entry `k(params) { body }`: registers %r<64> (b32), %rd<32> (b64), %p<16>, %f<32>,
@@ -28,6 +29,8 @@ pub struct Kernel {
     pub shared: u32,
     pub schedule: Schedule,
     pub checks: Checks,
+    pub residency: Residency,
+    pub predecessors: Vec<std::sync::Arc<Touched>>,
 }
 
 impl Kernel {
@@ -43,6 +46,8 @@ impl Kernel {
             shared: 65_536,
             schedule: Schedule::RoundRobin,
             checks: Checks::default(),
+            residency: Residency::default(),
+            predecessors: Vec::new(),
         }
     }
 
@@ -76,11 +81,6 @@ impl Kernel {
 
     /// Runs entry `k`; returns the findings.
     pub fn run(&self, arguments: &[Argument]) -> Vec<Finding> {
-        self.outcome(arguments).findings
-    }
-
-    /// Runs entry `k`.
-    pub fn outcome(&self, arguments: &[Argument]) -> Outcome {
         let outcome = launch(&Launch {
             program: self.module.entry("k").unwrap(),
             symbols: &[],
@@ -94,10 +94,11 @@ impl Kernel {
             checks: self.checks,
             precision: Default::default(),
             trace: false,
-            progress: None,
+            residency: self.residency,
+            predecessors: &self.predecessors,
             budget: 4_000_000,
         });
-        outcome.unwrap()
+        outcome.unwrap().findings
     }
 
     /// Runs with 64-bit arguments, and panics on findings.
