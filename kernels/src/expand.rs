@@ -25,13 +25,57 @@ const SPREAD_LOW: u32 = 0x1404;
 /// The same for bytes 2 and 3.
 const SPREAD_HIGH: u32 = 0x3424;
 
-/// High bytes of the four values that the low four nibbles of `magnitudes` select.
-#[inline(always)]
-fn lookup(magnitudes: u32) -> u32 {
-    // The instruction takes no notice of the selector's upper half.
-    #[cfg(not(target_arch = "nvptx64"))]
-    let magnitudes = magnitudes & 0xffff;
-    prmt(TABLE_LOW, TABLE_HIGH, magnitudes)
+/// The table's lower half in a register. As a constant `ptxas` keeps it in a uniform register, which `prmt` does not
+/// take, and moves it out again for every use: two instructions more per word.
+#[derive(Clone, Copy)]
+pub struct Table(u32);
+
+impl Table {
+    /// The table plus `zero`: a zero that neither compiler can know and that is no uniform value to `ptxas`, such as
+    /// the top bits of a small number from shared memory.
+    #[inline(always)]
+    pub fn hidden(zero: u32) -> Self {
+        Self(TABLE_LOW.wrapping_add(zero))
+    }
+
+    /// The table as a constant.
+    pub const CONSTANT: Self = Self(TABLE_LOW);
+
+    /// High bytes of the four values that the low four nibbles of `magnitudes` select.
+    #[inline(always)]
+    fn lookup(self, magnitudes: u32) -> u32 {
+        // The instruction takes no notice of the selector's upper half.
+        #[cfg(not(target_arch = "nvptx64"))]
+        let magnitudes = magnitudes & 0xffff;
+        prmt(self.0, TABLE_HIGH, magnitudes)
+    }
+
+    /// The eight E2M1 values of a word as f16, without scale: registers a0..a3.
+    #[inline(always)]
+    pub fn values(self, word: u32) -> [u32; 4] {
+        let magnitudes = word & MAGNITUDES;
+        let first = (word & SIGNS) | self.lookup(magnitudes);
+        let second = ((word << 4) & SIGNS) | self.lookup(magnitudes >> 16);
+        [
+            prmt(first, 0, SPREAD_LOW),
+            prmt(first, 0, SPREAD_HIGH),
+            prmt(second, 0, SPREAD_LOW),
+            prmt(second, 0, SPREAD_HIGH),
+        ]
+    }
+
+    /// The A fragment of one k16 step: the values of `word` times the scales, f16 of row g in the low half of `scale`
+    /// and of row g + 8 in its high half.
+    #[inline(always)]
+    pub fn fragment(self, word: u32, scale: u32) -> [u32; 4] {
+        let [a0, a1, a2, a3] = self.values(word);
+        [
+            mul_f16x2_low(a0, scale),
+            mul_f16x2_high(a1, scale),
+            mul_f16x2_low(a2, scale),
+            mul_f16x2_high(a3, scale),
+        ]
+    }
 }
 
 /// Both scales of each of the four k16 steps of a unit: f16 pairs of (row g, row g + 8), from the 8 bytes of a lane's
@@ -46,26 +90,16 @@ pub fn scales(words: [u32; 2]) -> [u32; 4] {
     ]
 }
 
-/// The eight E2M1 values of a word as f16, without scale: registers a0..a3.
+/// [`Table::values`] with the table as a constant.
 #[inline(always)]
 pub fn values(word: u32) -> [u32; 4] {
-    let magnitudes = word & MAGNITUDES;
-    let first = (word & SIGNS) | lookup(magnitudes);
-    let second = ((word << 4) & SIGNS) | lookup(magnitudes >> 16);
-    [
-        prmt(first, 0, SPREAD_LOW),
-        prmt(first, 0, SPREAD_HIGH),
-        prmt(second, 0, SPREAD_LOW),
-        prmt(second, 0, SPREAD_HIGH),
-    ]
+    Table::CONSTANT.values(word)
 }
 
-/// The A fragment of one k16 step: the values of `word` times the scales, f16 of row g in the low half of `scale`
-/// and of row g + 8 in its high half.
+/// [`Table::fragment`] with the table as a constant.
 #[inline(always)]
 pub fn fragment(word: u32, scale: u32) -> [u32; 4] {
-    let [a0, a1, a2, a3] = values(word);
-    [mul_f16x2_low(a0, scale), mul_f16x2_high(a1, scale), mul_f16x2_low(a2, scale), mul_f16x2_high(a3, scale)]
+    Table::CONSTANT.fragment(word, scale)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 pub use cuda_std::launch::LaunchBounds;
 
-use crate::{quantize_nvfp4_rows, row, swiglu_quantize_nvfp4};
+use crate::{expert_gemm_small, quantize_nvfp4_rows, repack_nvfp4, row, swiglu_quantize_nvfp4};
 
 /// An architecture that a PTX module is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +128,9 @@ pub enum Geometry {
     /// One block per row, striding: the block follows from the row's length, the grid from the row count and the
     /// device. Any grid from 1 block on is right; [`Launch::rows`] gives the fast one.
     Rows,
+    /// Any number of whole warps up to the block of [`LaunchBounds`]; the kernel's own documentation says which
+    /// are fast, and the grid.
+    Warps,
 }
 
 /// Block and grid of one launch.
@@ -164,7 +167,14 @@ impl Launch {
 }
 
 /// Every kernel.
-pub const TABLE: &[Launch] = &[quantize_nvfp4_rows::LAUNCH, swiglu_quantize_nvfp4::LAUNCH];
+pub const TABLE: &[Launch] = &[
+    quantize_nvfp4_rows::LAUNCH,
+    swiglu_quantize_nvfp4::LAUNCH,
+    repack_nvfp4::LAUNCH,
+    expert_gemm_small::SWIGLU_BF16,
+    expert_gemm_small::SWIGLU_F32,
+    expert_gemm_small::PLAIN_F32,
+];
 
 /// The row of the kernel `name`.
 pub fn find(name: &str) -> Option<&'static Launch> {

@@ -12,10 +12,13 @@
 
 pub mod epilogue;
 pub mod expand;
+pub mod expert_gemm_small;
+pub mod expert_list;
 pub mod fragment;
 pub mod group;
 pub mod launch;
 pub mod quantize_nvfp4_rows;
+pub mod repack_nvfp4;
 pub mod row;
 pub mod silu;
 pub mod swiglu_quantize_nvfp4;

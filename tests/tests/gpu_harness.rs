@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use kernels::launch::Arch;
 use megamoe_tests::gpu::emulator::Emulator;
 use megamoe_tests::gpu::mirror::{Fault, Mirror};
-use megamoe_tests::gpu::{Case, Device, Sizes, cases, cases_at};
+use megamoe_tests::gpu::{Case, Device, Sizes, cases, cases_at, mirrored_cases};
 use ptx_emulator::machine::Schedule;
 
 const FAULTS: [Fault; 16] = [
@@ -38,14 +38,14 @@ fn first_failure(device: &dyn Device, cases: Vec<Case>) -> Result<usize, String>
 
 #[test]
 fn a_right_device_passes() {
-    let passed = first_failure(&Mirror::default(), cases()).unwrap();
+    let passed = first_failure(&Mirror::default(), mirrored_cases()).unwrap();
     assert!(passed > 200, "only {passed} parts are small enough");
 }
 
 #[test]
 fn every_fault_is_caught() {
     for fault in FAULTS {
-        let failure = first_failure(&Mirror { fault: Some(fault) }, cases());
+        let failure = first_failure(&Mirror { fault: Some(fault) }, mirrored_cases());
         match failure {
             Err(message) => println!("{fault:?}: {message}"),
             Ok(passed) => panic!("{fault:?} goes unnoticed in {passed} parts"),

@@ -94,6 +94,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 checks: Checks { races, ..Checks::default() },
                 precision: Default::default(),
                 trace: false,
+                residency: Default::default(),
+                predecessors: &[],
                 budget: 0,
             })?;
             let wall = start.elapsed().as_secs_f64();

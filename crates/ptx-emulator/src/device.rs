@@ -19,9 +19,12 @@
 //! # Ok::<(), ptx_emulator::device::DeviceError>(())
 //! ```
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::check::Checks;
+use crate::check::race::Touched;
 use crate::machine::{
-    Argument, Dim3, GlobalMemory, Launch, LaunchError, MemoryError, Outcome, Schedule, launch,
+    Argument, Dim3, GlobalMemory, Launch, LaunchError, MemoryError, Outcome, Residency, Schedule, launch,
 };
 use crate::numerics::Precision;
 use crate::program::{LoadError, Module, load};
@@ -84,6 +87,12 @@ pub struct LaunchConfig {
     pub precision: Precision,
     /// Whether [`Outcome::trace`] is wanted.
     pub trace: bool,
+    /// How much of the grid runs at one time.
+    pub residency: Residency,
+    /// Programmatic stream serialisation: the kernel may start before the one launched before it has ended (back to
+    /// the last ordinary launch). What those touch must not be written before `griddepcontrol.wait`, nor what they
+    /// write be read.
+    pub programmatic_dependent: bool,
     /// Warp instructions per cluster before a run is stopped; 0 = no limit.
     pub budget: u64,
 }
@@ -100,6 +109,8 @@ impl LaunchConfig {
             checks: Checks::default(),
             precision: Precision::default(),
             trace: false,
+            residency: Residency::default(),
+            programmatic_dependent: false,
             budget: 0,
         }
     }
@@ -109,6 +120,8 @@ impl LaunchConfig {
 #[derive(Default)]
 pub struct Device {
     memory: GlobalMemory,
+    /// What the last kernels have touched, back to the last one that was launched in the ordinary way.
+    kernels: Mutex<Vec<Arc<Touched>>>,
 }
 
 impl Device {
@@ -196,7 +209,13 @@ impl Device {
             name: entry.to_owned(),
             known: module.module.entries.iter().map(|e| e.name.clone()).collect(),
         })?;
-        Ok(launch(&Launch {
+        // Kernels that a programmatic launch does not wait for; an ordinary one waits for all.
+        let before = if config.programmatic_dependent {
+            self.kernels.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        } else {
+            Vec::new()
+        };
+        let outcome = launch(&Launch {
             program,
             symbols: &module.symbols,
             global: &self.memory,
@@ -209,7 +228,13 @@ impl Device {
             checks: config.checks,
             precision: config.precision,
             trace: config.trace,
+            residency: config.residency,
+            predecessors: &before,
             budget: config.budget,
-        })?)
+        })?;
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        *kernels = before;
+        kernels.push(Arc::clone(&outcome.touched));
+        Ok(outcome)
     }
 }

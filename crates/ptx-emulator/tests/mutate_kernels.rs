@@ -14,17 +14,19 @@ struct Small {
     threads: u32,
     cluster: u32,
     parameters: usize,
+    input: Vec<u8>,
 }
 
 impl Small {
     fn new(source: &str, threads: u32, parameters: usize) -> Self {
-        Self { source: source.to_owned(), threads, cluster: 1, parameters }
+        let input = common::pattern(8192);
+        Self { source: source.to_owned(), threads, cluster: 1, parameters, input }
     }
 
     fn observe(&self, trial: &Trial<'_>) -> Result<Observation, String> {
         let mut device = Device::new();
         let module = device.load_module(trial.ptx).map_err(|e| e.to_string())?;
-        let input = device.upload_new(&common::pattern(8192));
+        let input = device.upload_new(&self.input);
         device.protect(input);
         let output = device.allocate(2048);
         let config = LaunchConfig {
@@ -174,4 +176,38 @@ relax k#2 `barrier.cluster.arrive;`: fence.mbarrier_init in front of it releases
 relax k#4 `barrier.cluster.arrive;`: nothing is read behind the last barrier
 delete-wait k#3 `barrier.cluster.wait;`: each CTA has waited for its data, and nobody touches a peer any more";
     good(&small, equivalents, 19);
+}
+
+/// A warp-specialised matrix product, checked against plain loops too.
+#[test]
+fn gemm() {
+    use common::pipelines::{GEMM_STEP, GEMM_STEPS};
+    // bf16 values from 0.5 to 2 in steps of 1/128, of both signs: every partial sum is exact.
+    let mut input = common::pattern(GEMM_STEP * GEMM_STEPS);
+    input.as_chunks_mut::<2>().0.iter_mut().for_each(|[_, high]| *high = 0x3f | *high & 0x80);
+    let small = Small { input, ..Small::new(&common::pipelines::gemm(), 160, 2) };
+    let trial = Trial { ptx: &small.source, schedule: Schedule::RoundRobin, budget: 0 };
+    let seen = small.observe(&trial).unwrap();
+    assert!(seen.findings.is_empty(), "{}", common::text(&seen.findings));
+    // Element of a core-matrix layout: 8 rows of 16 bytes, 128 bytes further along K, 256 along the rows.
+    let value = |step: usize, base: usize, row: usize, k: usize| {
+        let at = step * GEMM_STEP + base + row / 8 * 256 + k / 8 * 128 + row % 8 * 16 + k % 8 * 2;
+        f32::from_bits(u32::from(u16::from_le_bytes([small.input[at], small.input[at + 1]])) << 16)
+    };
+    for thread in 0..128 {
+        let (warp, lane) = (thread / 32, thread % 32);
+        for i in 0..4 {
+            let (row, column) = (warp * 16 + lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
+            let sum: f32 = (0..GEMM_STEPS)
+                .flat_map(|step| (0..16).map(move |k| (step, k)))
+                .map(|(step, k)| value(step, 0, row, k) * value(step, 2048, column, k))
+                .sum();
+            let at = thread * 16 + i * 4;
+            assert_eq!(seen.outputs[at..at + 4], sum.to_le_bytes(), "{row}, {column}");
+        }
+    }
+    let equivalents = "
+delete-fence k#1 `fence.mbarrier_init.release.cluster;`: bar.sync orders the initialisation in the CTA, and there is no cluster
+relax k#2 `mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r], 2304;`: the producer writes nothing itself; the copies' completion releases";
+    good(&small, equivalents, 33);
 }

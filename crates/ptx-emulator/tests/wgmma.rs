@@ -329,6 +329,22 @@ fn registers() {
     );
     clean(&format!("{late}{FENCE}{}{COMMIT}{}{STORE}", mma(0, true), wait(0)));
     hazard(&format!("{FENCE}{}{COMMIT}{late}{}{STORE}", mma(0, true), wait(0)), Class::Wgmma, "operand A");
+    // A write counts whatever it writes, here the value that is there already.
+    let same = "mov.b32 %r20, %r20;\n";
+    hazard(
+        &format!("{late}{FENCE}{same}{}{COMMIT}{}{STORE}", mma(0, true), wait(0)),
+        Class::Wgmma,
+        "since the last",
+    );
+    let issued = format!("{late}{FENCE}{}{COMMIT}", mma(0, true));
+    hazard(&format!("{issued}{same}{}{STORE}", wait(0)), Class::Wgmma, "operand A");
+    hazard(&format!("{issued}{same}{FENCE}{}{STORE}", wait(0)), Class::Wgmma, "operand A");
+    clean(&format!("{issued}{}{same}{STORE}", wait(0)));
+    hazard(
+        &format!("{issued}{}mov.f32 %f2, %f2;\n{}{COMMIT}{}{STORE}", wait(0), mma(0, true), wait(0)),
+        Class::Wgmma,
+        "since the last",
+    );
     let write = "mov.f32 %f2, 0f3F800000;\n";
     hazard(
         &format!("{FENCE}{}{COMMIT}{write}{}{STORE}", mma(0, true), wait(0)),

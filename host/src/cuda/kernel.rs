@@ -112,7 +112,9 @@ fn check_dims(launch: &Launch, dims: &Dims) -> Result<()> {
     let threads: u32 = dims.block.iter().product();
     let block_fits = match launch.geometry {
         Geometry::Fixed => dims.block == bounds.block,
-        Geometry::Rows => threads != 0 && threads <= bounds.threads() && dims.block[1..] == [1, 1],
+        Geometry::Rows | Geometry::Warps => {
+            threads != 0 && threads <= bounds.threads() && dims.block[1..] == [1, 1]
+        }
     };
     if !block_fits {
         return mismatch("block", format!("{:?} at most", bounds.block), format!("{:?}", dims.block));

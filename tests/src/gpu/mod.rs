@@ -10,6 +10,8 @@
 //! | [`data`] | input distributions |
 //! | [`outputs`] | the outputs that both kernels share, their reference and their comparison |
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
+//! | [`repack`] | those of the weights' repacking |
+//! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
 //! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
@@ -21,10 +23,13 @@ use kernels::launch::{Dims, Launch};
 pub mod cuda;
 pub mod data;
 pub mod emulator;
+pub mod expert_gemm;
 pub mod mirror;
+pub mod mma_model;
 pub mod mutation;
 pub mod outputs;
 pub mod quantize;
+pub mod repack;
 pub mod swiglu;
 
 /// A kernel argument with the memory behind it.
@@ -127,8 +132,8 @@ impl Case {
 
 /// Every case of every kernel, at the sizes for a card.
 pub fn cases() -> Vec<Case> {
-    let mut cases = quantize::cases(&quantize::CARD);
-    cases.extend(swiglu::cases(&swiglu::CARD));
+    let mut cases = mirrored_cases();
+    cases.extend(unmirrored_cases(&quantize::CARD));
     cases
 }
 
@@ -136,12 +141,40 @@ pub fn cases() -> Vec<Case> {
 pub fn cases_at(sizes: &Sizes) -> Vec<Case> {
     let mut cases = quantize::cases(sizes);
     cases.extend(swiglu::cases(sizes));
+    cases.extend(unmirrored_cases(sizes));
     cases
+}
+
+/// The cases of the kernels that [`mirror`] mirrors, at the sizes for a card.
+pub fn mirrored_cases() -> Vec<Case> {
+    let mut cases = quantize::cases(&quantize::CARD);
+    cases.extend(swiglu::cases(&swiglu::CARD));
+    cases
+}
+
+/// The other ones.
+fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = repack::cases(sizes);
+    cases.extend(expert_gemm::cases(&expert_gemm::SMALL, sizes));
+    cases
+}
+
+/// What a set of sizes is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// A card: real shapes.
+    Card,
+    /// The emulator, every case.
+    Emulator,
+    /// The emulator in other schedules.
+    Few,
 }
 
 /// The sizes that cases are tried at; the cases are the same at all of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
+    /// What they are for; cases with sizes of their own go by it.
+    pub size: Size,
     /// Rows of the cases of shape.
     pub rows: &'static [usize],
     /// Lengths of each.
@@ -169,6 +202,7 @@ pub struct Sizes {
 impl Sizes {
     /// What the emulator does in a minute.
     pub const EMULATOR: Sizes = Sizes {
+        size: Size::Emulator,
         rows: &[1, 7, 129],
         k: &[16, 512, 2880],
         long: Some((3, 16384)),
@@ -185,6 +219,7 @@ impl Sizes {
 
     /// What the emulator does in a few seconds, for more schedules.
     pub const FEW: Sizes = Sizes {
+        size: Size::Few,
         rows: &[7],
         k: &[512, 2880],
         long: None,

@@ -8,6 +8,8 @@ use std::path::Path;
 use kernels::launch::{Arch, Launch};
 use ptx_emulator::machine::Schedule;
 use ptx_emulator::mutate::{Equivalents, Observation, Plan, Report, RunError, Trial, run};
+use ptx_emulator::syntax::ast::Item;
+use ptx_emulator::syntax::parse;
 
 use super::emulator::Emulator;
 use super::{Case, Sizes, cases_at};
@@ -22,6 +24,26 @@ pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes) -> Result<Report, Stri
     let plan = Plan::new(arch.ptx(), kernel.name, &equivalents).schedules(schedules);
     run(&plan, |trial| observe(arch, trial, cases_of(kernel, sizes)), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
+}
+
+/// A kernel's code without what names the architecture: the emulator makes no difference between two that are equal.
+pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
+    let module = parse(arch.ptx()).map_err(|e| e.to_string())?;
+    let shared = |item: &&Item| match item {
+        Item::Function(f) => f.name == kernel.name || !f.is_entry,
+        Item::Variable(_) => true,
+        Item::Raw(_) => false,
+    };
+    Ok(module
+        .items
+        .iter()
+        .filter(shared)
+        .map(|item| match item {
+            Item::Function(f) => f.to_string(),
+            Item::Variable(v) => v.to_string(),
+            Item::Raw(text) => text.clone(),
+        })
+        .collect())
 }
 
 /// The cases of a kernel.

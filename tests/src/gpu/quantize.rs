@@ -105,6 +105,7 @@ impl Problem {
 
 /// The sizes for a card.
 pub const CARD: Sizes = Sizes {
+    size: super::Size::Card,
     rows: &[1, 7, 127, 128, 129, 1000, 8192],
     k: &[16, 512, 2304, 2880, 4096, 7168, 16384],
     long: None,

@@ -15,7 +15,8 @@ pub enum Mode {
     /// The PTX ISA to the letter.
     #[default]
     StrictPtx,
-    /// Also allows what CUTLASS relies on: `tcgen05.mma` -> `tcgen05.cp` order on reused scale columns.
+    /// Also allows what CUTLASS and shipping compilers rely on: `tcgen05.mma` -> `tcgen05.cp` order on reused scale
+    /// columns, no `tcgen05.fence`, proxy fences of other threads than the writer, `.cta` scope on remote mbarriers.
     CutlassCompatible,
 }
 

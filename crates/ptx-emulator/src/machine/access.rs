@@ -35,6 +35,7 @@ impl Ctx<'_> {
     /// Writes bytes, marking them initialised or poisoned. `None` if out of range (a finding).
     #[inline(always)]
     pub fn write(&mut self, location: Location, lane: usize, data: &[u8], init: bool) -> Option<()> {
+        self.cluster.changes += 1;
         let done = match location {
             Location::Global(address) => self.env.global.write(address, data, init).is_ok(),
             Location::Shared(owner, offset) => match self.cluster.ctas.get_mut(owner as usize) {

@@ -21,6 +21,8 @@ pub struct Cluster {
     pub counters: crate::counters::Counters,
     /// Events, if the launch is traced.
     pub trace: Option<Vec<crate::trace::Event>>,
+    /// Counts what changes memory: as long as it stands, a spin sees nothing new.
+    pub changes: u64,
     /// Set by [`super::Flow::Abort`]: the cluster stops.
     pub aborted: bool,
 }

@@ -40,6 +40,8 @@ pub struct Cta {
     pub index: [u32; 3],
     /// Linear index in the grid.
     pub linear: u32,
+    /// Multiprocessor.
+    pub sm: u32,
     /// Warps; an element is taken out while it executes.
     pub warps: Vec<Warp>,
     /// Local memory of each warp.

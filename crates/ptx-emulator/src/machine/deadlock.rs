@@ -43,19 +43,22 @@ impl Runner {
         any
     }
 
-    /// Reports that nothing can run.
-    pub(super) fn deadlock(&mut self, env: &Environment<'_>) {
-        let mut waits: Vec<(Wait, u32, usize, u32, u32)> = Vec::new();
+    /// Reports that nothing can run, or that all that runs spins; `more` says what else there is to know.
+    pub(super) fn deadlock(&mut self, env: &Environment<'_>, more: &str) {
+        let mut waits: Vec<(Option<Wait>, u32, usize, u32, u32)> = Vec::new();
         for (rank, cta) in self.cluster.ctas.iter().enumerate() {
             for warp in &cta.warps {
                 for lane in 0..LANES {
-                    let (LaneState::Retry(wait) | LaneState::Blocked(wait)) = warp.state[lane] else {
-                        continue;
+                    let (wait, pc) = match warp.state[lane] {
+                        LaneState::Retry(wait) | LaneState::Blocked(wait) => (Some(wait), warp.pc[lane]),
+                        // It stands behind the access that it spins on.
+                        LaneState::Ready => (None, warp.pc[lane].saturating_sub(1)),
+                        LaneState::Exited => continue,
                     };
                     let thread = (warp.index * LANES + lane) as u32;
-                    match waits.iter_mut().find(|w| w.0 == wait && w.1 == warp.pc[lane] && w.2 == rank) {
+                    match waits.iter_mut().find(|w| w.0 == wait && w.1 == pc && w.2 == rank) {
                         Some(w) => w.4 += 1,
-                        None => waits.push((wait, warp.pc[lane], rank, thread, 1)),
+                        None => waits.push((wait, pc, rank, thread, 1)),
                     }
                 }
             }
@@ -63,11 +66,19 @@ impl Runner {
         let in_flight = self.cluster.engine.describe();
         for (wait, pc, rank, thread, count) in waits {
             let cta = self.cluster.ctas[rank].linear;
-            let state = self.cluster.state.describe_wait(&self.cluster.ctas, rank, wait);
-            let mut message = format!("deadlock: {count} thread(s) wait for {state}");
+            let mut message = match wait {
+                Some(wait) => {
+                    let state = self.cluster.state.describe_wait(&self.cluster.ctas, rank, wait);
+                    format!("deadlock: {count} thread(s) wait for {state}")
+                }
+                None => {
+                    format!("deadlock: {count} thread(s) spin, and nothing that they see changes any more")
+                }
+            };
             if !in_flight.is_empty() {
                 message.push_str(&format!("; in flight: {}", in_flight.join(", ")));
             }
+            message.push_str(more);
             let place = env.place(pc, cta, thread);
             self.cluster.report.add(Finding {
                 class: Class::Deadlock,

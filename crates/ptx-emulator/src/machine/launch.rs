@@ -1,5 +1,7 @@
 //! Launching a grid.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::LANES;
@@ -9,16 +11,19 @@ use super::cta::{Cta, NamedBarrier};
 use super::ctx::AsyncCtx;
 use super::deadlock::Waits;
 use super::global::GlobalMemory;
+use super::grid::{self, Finished, Residency};
 use super::local::LocalMemory;
 use super::schedule::{Random, Schedule};
 use super::shared::SharedMemory;
 use super::warp::{LaneState, Warp};
+use crate::check::race::{Span, Touched, compare};
 use crate::check::{Checks, Finding, Place, Report};
 use crate::counters::Counters;
 use crate::numerics::Precision;
 use crate::ops::State;
 use crate::program::Program;
-use crate::trace::{self, Event};
+use crate::trace;
+use crate::trace::Event;
 
 /// Extents in x, y, z.
 pub type Dim3 = [u32; 3];
@@ -60,6 +65,10 @@ pub struct Launch<'a> {
     pub precision: Precision,
     /// Whether [`Outcome::trace`] is wanted.
     pub trace: bool,
+    /// How much of the grid runs at one time.
+    pub residency: Residency,
+    /// Kernels before it on the stream that may still run when it starts: see [`Outcome::touched`].
+    pub predecessors: &'a [Arc<Touched>],
     /// Warp instructions per cluster after which the run is stopped (a livelock guard); 0 = no limit.
     pub budget: u64,
 }
@@ -104,6 +113,9 @@ pub struct Outcome {
     pub longest_cluster: u64,
     /// Events by cluster, empty unless asked for.
     pub trace: Vec<crate::trace::Event>,
+    /// The global memory that it has touched, for kernels that may start before it has ended; empty without the race
+    /// detector.
+    pub touched: Arc<Touched>,
 }
 
 /// What is constant during a launch.
@@ -128,8 +140,10 @@ pub struct Environment<'a> {
     pub schedule: Schedule,
     /// Tensor-core arithmetic.
     pub precision: Precision,
-    /// Multiprocessors reported by `%nsmid`.
-    pub sms: u32,
+    /// How much of the grid runs at one time; `%nsmid` tells.
+    pub residency: Residency,
+    /// Kernels that may still run.
+    pub predecessors: Vec<Arc<Touched>>,
     dynamic_shared: u32,
     trace: bool,
     pub(super) budget: u64,
@@ -161,42 +175,35 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
         checks: l.checks,
         schedule: l.schedule,
         precision: l.precision,
-        sms: 132,
+        residency: l.residency,
+        predecessors: l.predecessors.to_vec(),
         dynamic_shared: l.dynamic_shared,
         trace: l.trace,
         budget: l.budget,
     };
     geometry(l)?;
     let clusters: Vec<Dim3> = positions(std::array::from_fn(|i| l.grid[i] / l.cluster[i]));
-    // What remains of a cluster: its registers and memory go at once, or a large grid would need all of them.
-    let result = |runner: Runner| {
-        let Cluster { report, counters, trace, .. } = runner.cluster;
-        (report, counters, trace.unwrap_or_default())
-    };
-    let finished: Vec<(Report, Counters, Vec<Event>)> = if l.program.inter_cta_sync {
+    let mut finished: Vec<Finished> = if l.program.inter_cta_sync || l.residency.ctas_per_sm > 1 {
         // CTAs may wait for each other: interleave them, deterministically, on this thread.
-        let mut all: Vec<Runner> = clusters.iter().map(|&c| Runner::new(&env, c)).collect();
-        run_together(&env, &mut all);
-        all.into_iter().map(result).collect()
+        let per_cluster = l.cluster.iter().product::<u32>();
+        let capacity = (l.residency.ctas() / per_cluster).max(1);
+        grid::run(&env, &clusters, capacity as usize)
     } else {
-        clusters
-            .par_iter()
-            .map(|&c| {
-                let mut runner = Runner::new(&env, c);
-                run_together(&env, std::slice::from_mut(&mut runner));
-                result(runner)
-            })
-            .collect()
+        clusters.par_iter().flat_map_iter(|c| grid::run(&env, std::slice::from_ref(c), 1)).collect()
     };
     let (mut report, mut counters) = (Report::default(), Counters::default());
     let (mut trace, mut longest_cluster) = (Vec::new(), 0);
-    for (findings, counted, events) in finished {
-        report.merge(findings);
-        longest_cluster = longest_cluster.max(counted.warp_instructions);
-        counters.merge(&counted);
-        trace.extend(events);
+    let spans: Vec<Vec<Span>> = finished.iter_mut().map(|f| std::mem::take(&mut f.spans)).collect();
+    let place = |pc: u32, cta: u32, thread: u32| env.place(pc, cta, thread);
+    compare(&spans, place, &mut report);
+    let touched = Arc::new(Touched::new(&l.program.name, &spans, place));
+    for cluster in finished {
+        report.merge(cluster.report);
+        longest_cluster = longest_cluster.max(cluster.counters.warp_instructions);
+        counters.merge(&cluster.counters);
+        trace.extend(cluster.trace);
     }
-    Ok(Outcome { findings: report.into_sorted(), counters, longest_cluster, trace })
+    Ok(Outcome { findings: report.into_sorted(), counters, longest_cluster, trace, touched })
 }
 
 fn parameters(l: &Launch<'_>) -> Result<Vec<u8>, LaunchError> {
@@ -280,9 +287,15 @@ fn positions(dims: Dim3) -> Vec<Dim3> {
 
 /// A cluster being run.
 pub(super) struct Runner {
+    /// Its number among the clusters that are run together.
+    pub(super) number: usize,
+    /// Where it runs: CTAs that share a multiprocessor share its tensor memory.
+    pub(super) slot: usize,
     pub(super) cluster: Cluster,
     random: Random,
     turn: usize,
+    /// The warp that ran in the last step (CTA rank, warp), and whether it gave up its turn.
+    pub(super) last: Option<(usize, usize, bool)>,
     /// Instructions since an asynchronous operation completed.
     pub(super) since_async: u32,
     /// The waits in which time limits were reached since the last synchronisation event, and its number.
@@ -295,11 +308,14 @@ const QUANTUM: u32 = 64;
 const ASYNC_DELAY: u32 = 97;
 
 impl Runner {
-    fn new(env: &Environment<'_>, index: Dim3) -> Self {
+    /// A cluster of the grid, the `number`th of those that are run together, in a slot of the machine; `None` if there
+    /// is one slot for each.
+    pub(super) fn new(env: &Environment<'_>, index: Dim3, number: usize, slot: Option<usize>) -> Self {
         let threads: u32 = env.block.iter().product();
         let warps = threads.div_ceil(LANES as u32);
         let start = env.program.static_shared_end.next_multiple_of(env.program.dynamic_shared_align);
         let shared = (start + env.dynamic_shared) as usize;
+        let per_cluster: u32 = env.cluster.iter().product();
         let ctas = positions(env.cluster)
             .into_iter()
             .enumerate()
@@ -309,10 +325,13 @@ impl Runner {
                     let left = threads - w * LANES as u32;
                     if left >= LANES as u32 { u32::MAX } else { (1 << left) - 1 }
                 };
+                let linear = at[0] + env.grid[0] * (at[1] + env.grid[1] * at[2]);
+                let place = slot.map_or(linear, |slot| slot as u32 * per_cluster + rank as u32);
                 Cta {
                     rank: rank as u32,
                     index: at,
-                    linear: at[0] + env.grid[0] * (at[1] + env.grid[1] * at[2]),
+                    linear,
+                    sm: place % env.residency.sms.max(1),
                     warps: (0..warps)
                         .map(|w| Warp::new(w as usize, exists(w), env.program.registers.len()))
                         .collect(),
@@ -327,8 +346,11 @@ impl Runner {
             Schedule::Seeded(s) => s,
             _ => 0,
         };
-        let state = State::new(ctas.len(), warps as usize, &env.checks);
+        let mut state = State::new(ctas.len(), warps as usize, &env.checks);
+        state.first_cta = number as u32 * per_cluster;
         Self {
+            number,
+            slot: slot.unwrap_or(0),
             cluster: Cluster {
                 index,
                 ctas,
@@ -338,15 +360,17 @@ impl Runner {
                 counters: Counters::default(),
                 trace: env.trace.then(Vec::new),
                 aborted: false,
+                changes: 0,
             },
             random: Random::new(seed ^ u64::from(index[0]) << 32 ^ u64::from(index[1])),
             turn: 0,
+            last: None,
             since_async: 0,
             timed_out: (0, Vec::new()),
         }
     }
 
-    fn finished(&self) -> bool {
+    pub(super) fn finished(&self) -> bool {
         self.cluster.aborted || self.cluster.ctas.iter().flat_map(|c| &c.warps).all(|w| w.alive() == 0)
     }
 
@@ -364,7 +388,8 @@ impl Runner {
     }
 
     /// Runs one warp for a while, or completes an asynchronous operation. `false` if nothing could be done.
-    fn step(&mut self, env: &Environment<'_>) -> bool {
+    pub(super) fn step(&mut self, env: &Environment<'_>) -> bool {
+        self.last = None;
         if self.finished() {
             return false;
         }
@@ -389,7 +414,8 @@ impl Runner {
             _ => QUANTUM,
         };
         let (cta, warp) = runnable[pick];
-        self.run_warp(env, cta, warp, quantum);
+        let spins = self.run_warp(env, cta, warp, quantum);
+        self.last = Some((cta, warp, spins));
         true
     }
 
@@ -427,6 +453,7 @@ impl Runner {
             return false;
         }
         self.since_async = 0;
+        self.cluster.changes += 1;
         let heads = self.cluster.engine.heads();
         let pick = match env.schedule {
             Schedule::AsyncReversed => heads.len() - 1,
@@ -447,32 +474,5 @@ impl Runner {
             op.complete(&mut AsyncCtx { env, cluster: &mut self.cluster });
         }
         true
-    }
-}
-
-/// Runs clusters, each a step in turn, until all are finished; a round in which none can do anything is a
-/// deadlock of all that are left.
-fn run_together(env: &Environment<'_>, runners: &mut [Runner]) {
-    loop {
-        let mut progress = false;
-        for runner in runners.iter_mut() {
-            progress |= runner.step(env);
-        }
-        if runners.iter().all(Runner::finished) {
-            break;
-        }
-        if !progress {
-            runners.iter_mut().filter(|r| !r.finished()).for_each(|r| r.deadlock(env));
-            break;
-        }
-    }
-    for runner in runners {
-        // What is still in flight when the last thread exits completes (or is a finding of its family).
-        while let Some(&key) = runner.cluster.engine.heads().first() {
-            if let Some(op) = runner.cluster.engine.take(key) {
-                op.complete(&mut AsyncCtx { env, cluster: &mut runner.cluster });
-            }
-        }
-        State::on_finish(&mut runner.cluster, env);
     }
 }

@@ -34,15 +34,17 @@ fn guarded(ctx: &mut Ctx<'_>, reg: Reg, negated: bool) -> u32 {
 }
 
 impl Runner {
-    /// Runs a warp for at most `quantum` instructions.
-    pub(super) fn run_warp(&mut self, env: &Environment<'_>, cta: usize, index: usize, quantum: u32) {
+    /// Runs a warp for at most `quantum` instructions; whether it gave up its turn before.
+    pub(super) fn run_warp(&mut self, env: &Environment<'_>, cta: usize, index: usize, quantum: u32) -> bool {
         let placeholder = Warp::new(index, 0, 0);
         let mut warp = std::mem::replace(&mut self.cluster.ctas[cta].warps[index], placeholder);
         warp.yielded = 0;
         let mut together = None;
         let start = self.now();
+        let mut gave_up = false;
         for _ in 0..quantum {
             if !self.step_warp(env, cta, &mut warp, &mut together) || self.cluster.aborted {
+                gave_up = true;
                 break;
             }
             self.since_async = self.since_async.saturating_add(1);
@@ -58,6 +60,7 @@ impl Runner {
             self.record(Event { name, cta: place.cta, warp: Some(index as u32), start, duration });
         }
         self.cluster.ctas[cta].warps[index] = warp;
+        gave_up
     }
 
     /// One instruction of a warp: of its ready lanes, those with the lowest pc. `false` = let others run.
@@ -90,6 +93,13 @@ impl Runner {
         if env.budget != 0 && self.cluster.counters.warp_instructions >= env.budget {
             self.out_of_budget(env, cta, warp, pc);
             return false;
+        }
+        // Lanes that stand back because they spin belong to it too: a warp comes together before a barrier.
+        if !whole && inst.op.is_aligned() {
+            let spinning = warp.lanes(|s| matches!(s, LaneState::Ready)) & warp.yielded & !converged;
+            if spinning != 0 {
+                return false;
+            }
         }
         let mut ctx = Ctx { env, cluster: &mut self.cluster, cta, warp, mask: converged, converged, pc };
         if let Some((reg, negated)) = inst.guard {

@@ -1,5 +1,7 @@
 //! A warp: 32 threads, their registers, and where each of them is.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::LANES;
 use crate::check::Origin;
 use crate::program::Reg;
@@ -94,6 +96,8 @@ pub struct Warp {
     shadow: Vec<Origin>,
     /// Poisoned lanes of each register.
     dirty: Vec<u32>,
+    /// Registers written since the last [`Self::forget_writes`], by whatever but wgmma.
+    written: Vec<bool>,
     /// Carry flag of each lane (`add.cc`, PTX ISA 9.7.2).
     pub carry: u32,
     /// Counts `bar.warp.sync` and stronger barriers: orders the lanes of a warp among themselves.
@@ -119,6 +123,7 @@ impl Warp {
             values: vec![0; registers * LANES],
             shadow: vec![Origin::UNWRITTEN_REGISTER; registers * LANES],
             dirty: vec![u32::MAX; registers],
+            written: vec![false; registers],
             carry: 0,
             sync_epoch: 0,
             yielded: 0,
@@ -151,14 +156,34 @@ impl Warp {
         self.values[at..at + LANES].try_into().unwrap_or(&[0; LANES])
     }
 
-    /// Values of all registers, `reg * 32 + lane`.
-    pub fn values(&self) -> &[u64] {
-        &self.values
+    /// A digest of all that decides what the warp does next, memory apart.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.pc, &self.values, &self.dirty, self.carry, self.timed_out).hash(&mut hasher);
+        self.state.iter().for_each(|s| std::mem::discriminant(s).hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// Whether a register has been written since the last [`Self::forget_writes`].
+    pub fn is_written(&self, reg: Reg) -> bool {
+        self.written[reg as usize]
+    }
+
+    /// `wgmma.fence`: writes from now on count.
+    pub fn forget_writes(&mut self) {
+        self.written.fill(false);
     }
 
     /// Writes a register in a lane with its shadow.
     #[inline(always)]
     pub fn set(&mut self, reg: Reg, lane: usize, value: u64, origin: Origin) {
+        self.written[reg as usize] = true;
+        self.set_unnoticed(reg, lane, value, origin);
+    }
+
+    /// [`Self::set`] by wgmma, whose own writes need no `wgmma.fence`.
+    #[inline(always)]
+    pub fn set_unnoticed(&mut self, reg: Reg, lane: usize, value: u64, origin: Origin) {
         let at = reg as usize * LANES + lane;
         self.values[at] = value;
         if origin != Origin::CLEAN {
@@ -175,6 +200,7 @@ impl Warp {
         let at = reg as usize * LANES;
         let row = &mut self.values[at..at + LANES];
         self.dirty[reg as usize] &= !mask;
+        self.written[reg as usize] = true;
         if mask == u32::MAX {
             row.copy_from_slice(values);
             return;

@@ -1,8 +1,9 @@
 //! What loads, stores and atomics share: state spaces, ordering, scopes, cache modifiers, alignment
 //! (PTX ISA 9.7.9.1, 9.7.9.2 and chapter 8).
 
-use super::hooks::{self, Kind, Object, Scope};
+use super::hooks::{self, Kind, Scope};
 use crate::check::Class;
+use crate::check::race::StrongAccess;
 use crate::decode::{Addr, Decoder, Result, Src};
 use crate::machine::{AddressSpace, Ctx, LANES, Location};
 use crate::types::Ty;
@@ -167,31 +168,19 @@ fn misaligned(ctx: &mut Ctx<'_>, lane: usize, address: u64, bytes: u32) {
     ctx.finding(Class::Misaligned, lane, message, None);
 }
 
-/// What threads synchronise through at a location; `None` for local and parameter space.
-pub(super) fn object(location: Location) -> Option<Object> {
-    match location {
-        Location::Global(address) => Some(Object::Global(address)),
-        Location::Shared(owner, offset) => Some(Object::Shared(owner, offset)),
-        Location::Local(_) | Location::Param(_) => None,
-    }
-}
-
-/// Tells the checkers that a lane publishes at a location.
+/// Tells the checkers of a strong access to `n` scalars of `bytes` bytes each, made in this order with others.
 #[inline(always)]
-pub(super) fn release(ctx: &mut Ctx<'_>, lane: usize, location: Location, order: Order, scope: Scope) {
-    if order.releases()
-        && let Some(object) = object(location)
-    {
-        hooks::thread_release(ctx, lane, object, scope);
-    }
-}
-
-/// Tells the checkers that a lane has observed a location.
-#[inline(always)]
-pub(super) fn acquire(ctx: &mut Ctx<'_>, lane: usize, location: Location, order: Order, scope: Scope) {
-    if order.acquires()
-        && let Some(object) = object(location)
-    {
-        hooks::thread_acquire(ctx, lane, object, scope);
+pub(super) fn synchronise(
+    ctx: &mut Ctx<'_>,
+    lane: usize,
+    location: Location,
+    elements: (usize, usize),
+    (order, scope): (Order, Scope),
+    (reads, writes, updates): (bool, bool, bool),
+) {
+    if order.is_strong() {
+        let (acquires, releases) = (order.acquires(), order.releases());
+        let access = StrongAccess { reads, writes, updates, acquires, releases, scope };
+        hooks::strong_access(ctx, lane, location, (elements.0 as u32, elements.1 as u32), access);
     }
 }

@@ -6,7 +6,7 @@
 
 use super::bulk_reduce::{self, OPS, RedOp};
 use super::bulk_transfer::{Destination, Image, Layout};
-use super::hooks::{self, AsyncId, Kind, Proxy};
+use super::hooks::{self, AsyncId, Kind, Proxy, Scope, Strong};
 use super::mbarrier::locate;
 use super::{Entry, form};
 use crate::check::{Class, Origin, Place};
@@ -77,7 +77,9 @@ impl AsyncOp for Sent {
                 self.image.init.iter_mut().zip(init).for_each(|(a, b)| *a &= b);
             }
         }
-        let kind = if self.reduce.is_some() { Kind::Atomic } else { Kind::StrongWrite };
+        // Relaxed at cluster scope (9.7.9.13, 9.7.13.7).
+        let strong = Strong { scope: Scope::Cluster, bytes: 0 };
+        let kind = if self.reduce.is_some() { Kind::Atomic(strong) } else { Kind::StrongWrite(strong) };
         self.to.deliver(ctx, &self.place, self.id, (&Layout::flat(n), kind), &self.image, n as u32);
     }
 

@@ -5,7 +5,7 @@
 
 use super::access::{self, Order};
 use super::atomic_ops::{Operation, take_operation};
-use super::hooks::{Kind, Scope};
+use super::hooks::{Kind, Scope, Strong};
 use super::{Entry, root};
 use crate::check::{Class, Origin, OriginKind};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -66,13 +66,13 @@ impl Atomic {
     ) -> Option<Origin> {
         let (bytes, unit) = (self.bytes(), self.ty.bytes() as usize);
         let base = self.addr.base;
-        let location = access::locate(ctx, self.space, base, address, lane, bytes as u32, Kind::Atomic)?;
+        let kind = Kind::Atomic(Strong { scope: self.scope, bytes: unit as u8 });
+        let location = access::locate(ctx, self.space, base, address, lane, bytes as u32, kind)?;
         if !matches!(location, Location::Global(_) | Location::Shared(..)) {
             let message = format!("atomic operation on {location:?}");
             ctx.finding(Class::Undefined, lane, message, None);
             return None;
         }
-        access::release(ctx, lane, location, self.order, self.scope);
         let (mut data, mut new) = ([0u8; 32], [0u8; 32]);
         let is_global = matches!(location, Location::Global(_));
         let initialised = ctx.read(location, lane, &mut data[..bytes])?;
@@ -86,12 +86,20 @@ impl Atomic {
         let old_matters = self.operation != Operation::Exchange;
         let poison = ctx.origin_of(&self.b, lane).or(ctx.origin_of(&self.c, lane));
         let clean = poison.is_clean() && (initialised || !old_matters);
+        let changes = ctx.cluster.changes;
         ctx.write(location, lane, &new[..bytes], clean)?;
+        if new == data {
+            // A lock that is still taken: nothing that another thread could see.
+            ctx.cluster.changes = changes;
+        }
         if !clean && is_global {
             let read = Origin::new(OriginKind::Global, ctx.pc);
             ctx.report_poison(poison.or(read), lane, "global memory");
         }
-        access::acquire(ctx, lane, location, self.order, self.scope);
+        // A comparison that fails writes nothing. What `red` reads nobody sees (8.8).
+        let writes = self.operation != Operation::CompareAndSwap || new != data;
+        let effect = (!self.dst.is_empty(), writes, true);
+        access::synchronise(ctx, lane, location, (self.count, unit), (self.order, self.scope), effect);
         let per_row = unit.min(8);
         for (row, chunk) in rows.iter_mut().zip(data.chunks_exact(per_row)) {
             let mut word = [0; 8];

@@ -6,13 +6,16 @@
 
 use super::bulk_reduce::{self, RedOp};
 use super::groups::{self, GroupId};
-use super::hooks::{self, AsyncId, Kind, Range};
+use super::hooks::{self, AsyncId, Kind, Range, Scope, Strong};
 use super::mbarrier::complete_tx;
 use super::sync_state::{add, check_alive};
 use super::tensor_map::Swizzle;
 use crate::check::{Access, Class, Place};
 use crate::machine::{AsyncCtx, AsyncOp, Cluster, Ctx, Environment, MemoryError, QueueKey};
 use crate::types::Ty;
+
+/// Every element of a reduction is relaxed at GPU scope.
+const RELAXED: Strong = Strong { scope: Scope::Gpu, bytes: 0 };
 
 /// Rows of bytes in shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -303,7 +306,8 @@ impl AsyncOp for Write {
         for &(address, at, n) in &store.spans {
             let (bytes, init) = (&image.bytes[at..at + n], &image.init[at..at + n]);
             let range = Range::Global { address, bytes: n as u32 };
-            let kind = if matches!(store.effect, Effect::Reduce(..)) { Kind::Atomic } else { Kind::Write };
+            let kind =
+                if matches!(store.effect, Effect::Reduce(..)) { Kind::Atomic(RELAXED) } else { Kind::Write };
             hooks::async_access(ctx.env, ctx.cluster, store.id, range, kind);
             let result = match store.effect {
                 Effect::Store => {
@@ -413,7 +417,7 @@ impl AsyncOp for Peer {
                 image.init.iter_mut().zip(init).for_each(|(a, b)| *a &= b);
             }
         }
-        let kind = if self.reduce.is_some() { Kind::Atomic } else { Kind::Write };
+        let kind = if self.reduce.is_some() { Kind::Atomic(RELAXED) } else { Kind::Write };
         self.to.deliver(ctx, &self.place, self.id, (&layout, kind), &image, self.bytes);
     }
 

@@ -88,8 +88,11 @@ impl Execute for Arrive {
             ctx.finding(Class::Barrier, twice.trailing_zeros() as usize, message, None);
         }
         for lane in ctx.lanes() {
+            let object = Object::ClusterBarrier(phase);
             if self.release {
-                hooks::thread_release(ctx, lane, Object::ClusterBarrier(phase), Scope::Cluster);
+                hooks::thread_release(ctx, lane, object, Scope::Cluster);
+            } else {
+                hooks::thread_publish(ctx, lane, object);
             }
         }
         ctx.cluster.state.sync.events += 1;

@@ -1,7 +1,8 @@
 //! Grid-level control: `griddepcontrol` (PTX ISA 9.7.13.13), `clusterlaunchcontrol` (9.7.13.17, .18), and
 //! `nanosleep` (9.7.19.3).
 //!
-//! A launch here depends on no other one, so that `griddepcontrol` has nothing to wait for. All clusters of a
+//! Kernels run one after the other here. What a dependent one must not touch before `griddepcontrol.wait` is the race
+//! detector's: all that the kernels before it have touched counts as in flight until then. All clusters of a
 //! grid are launched, so that no cluster is left to cancel: `try_cancel` always fails, as it may on hardware,
 //! and every cluster does its own work.
 
@@ -22,10 +23,15 @@ pub(super) const TABLE: &[Entry] = &[
     form("clusterlaunchcontrol", &["query_cancel"], decode_query_cancel),
 ];
 
-struct Nothing;
+struct Dependency {
+    wait: bool,
+}
 
-impl Execute for Nothing {
-    fn execute(&self, _: &mut Ctx<'_>) -> Flow {
+impl Execute for Dependency {
+    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
+        if self.wait {
+            ctx.lanes().for_each(|lane| hooks::wait_for_kernels(ctx, lane));
+        }
         Flow::Next
     }
 }
@@ -40,9 +46,9 @@ impl Execute for Sleep {
 
 /// `griddepcontrol.{wait,launch_dependents}`.
 fn decode_griddepcontrol(d: &mut Decoder<'_>) -> Result<Op> {
-    d.need_one("wait or launch_dependents", &[("wait", ()), ("launch_dependents", ())])?;
+    let wait = d.need_one("wait or launch_dependents", &[("wait", true), ("launch_dependents", false)])?;
     d.finish(0)?;
-    Ok(Box::new(Nothing))
+    Ok(Box::new(Dependency { wait }))
 }
 
 /// `nanosleep.u32 t`.

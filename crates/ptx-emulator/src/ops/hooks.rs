@@ -8,6 +8,8 @@
 //! * Whatever orders threads calls [`thread_release`] on the side that signals and [`thread_acquire`] on the
 //!   side that has observed it, with the same [`Object`]. An instruction that does both (a barrier) releases on
 //!   arrival and acquires when it goes on.
+//! * A strong access also calls [`strong_access`], when its value is read or written: release and acquire patterns are
+//!   made of those, and of [`fence`].
 //! * An asynchronous operation calls [`async_issue`] when the thread issues it, [`async_access`] for what it
 //!   touches, and [`async_complete`] for every object through which its completion can be observed. Its
 //!   accesses are its own, not the thread's.
@@ -16,7 +18,7 @@
 //! Families never ask the checkers anything: the calls return nothing that changes execution.
 
 use super::sync_state::{self, add};
-use crate::check::race::{Conflict, WarpAccess, Who};
+use crate::check::race::{Conflict, Missing, StrongAccess, WarpAccess, Who, key};
 use crate::check::{Access, Class, Finding, Place};
 use crate::machine::{Cluster, Ctx, Environment, Location};
 
@@ -56,10 +58,6 @@ pub enum Object {
     },
     /// Operations of a thread that it waits for by number: (cta rank, thread, which, number of the group).
     Group(u32, u32, GroupKind, u64),
-    /// A location that threads synchronise through by strong accesses: global address.
-    Global(u64),
-    /// The same in shared memory: (owning cta rank, offset).
-    Shared(u32, u32),
 }
 
 /// Kinds of asynchronous groups.
@@ -79,6 +77,16 @@ pub enum GroupKind {
     TensorStore,
 }
 
+/// A strong access: two of them do not race if each has a scope that includes the other's thread and they overlap
+/// completely (PTX ISA 8.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Strong {
+    /// Scope.
+    pub scope: Scope,
+    /// Bytes of a scalar; 0 = not known.
+    pub bytes: u8,
+}
+
 /// How memory is touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -87,11 +95,11 @@ pub enum Kind {
     /// Weak write.
     Write,
     /// Strong read: `ld.relaxed`, `.acquire`, `.volatile`.
-    StrongRead,
+    StrongRead(Strong),
     /// Strong write.
-    StrongWrite,
+    StrongWrite(Strong),
     /// Atomic read-modify-write.
-    Atomic,
+    Atomic(Strong),
     /// `mbarrier.init` or `.inval`: a write to the object's bytes. (Other operations on it are no accesses.)
     MbarrierInit,
 }
@@ -236,7 +244,7 @@ pub(super) fn touches_mbarrier(ctx: &Ctx<'_>, owner: u32, offset: u32, bytes: u3
 pub(super) fn track_warp(ctx: &mut Ctx<'_>, access: &WarpAccess<'_>, kind: Kind) {
     for (lane, conflict) in ctx.cluster.state.races.warp_access(access, kind) {
         let (place, bytes) = (ctx.place(lane), access.bytes);
-        let range = match access.shared {
+        let range = match access.shared.map(|cta| cta - ctx.cluster.state.first_cta) {
             Some(cta) => Range::Shared { cta, offset: access.addresses[lane] as u32, bytes },
             None => Range::Global { address: access.addresses[lane], bytes },
         };
@@ -259,16 +267,28 @@ fn track(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind) {
         return;
     }
     let (thread, pc) = (number(ctx, lane), ctx.pc);
-    if let Some(conflict) = ctx.cluster.state.races.thread_access(thread, pc, range, kind) {
+    let numbered = numbered(ctx.cluster, range);
+    if let Some(conflict) = ctx.cluster.state.races.thread_access(thread, pc, numbered, kind) {
         let place = ctx.place(lane);
         report(ctx.cluster, ctx.env, place, "", range, conflict);
     }
 }
 
-/// Number of a lane's thread in the cluster.
-pub(super) fn number(ctx: &Ctx<'_>, lane: usize) -> u32 {
-    let rank = ctx.cluster.ctas[ctx.cta].rank;
-    rank * ctx.cluster.state.threads_per_cta + ctx.thread(lane)
+/// A lane's thread: number of its CTA among those of the detector, number in the CTA.
+pub(super) fn number(ctx: &Ctx<'_>, lane: usize) -> (u32, u32) {
+    (ctx.cluster.state.first_cta + ctx.cluster.ctas[ctx.cta].rank, ctx.thread(lane))
+}
+
+/// A range, its CTA numbered as the detector does it.
+fn numbered(cluster: &Cluster, range: Range) -> Range {
+    let first = cluster.state.first_cta;
+    match range {
+        Range::Global { .. } => range,
+        Range::Shared { cta, offset, bytes } => Range::Shared { cta: first + cta, offset, bytes },
+        Range::Tensor { cta, lane, lanes, column, columns } => {
+            Range::Tensor { cta: first + cta, lane, lanes, column, columns }
+        }
+    }
 }
 
 fn report(
@@ -279,30 +299,36 @@ fn report(
     range: Range,
     conflict: Conflict,
 ) {
-    let class = match (conflict.proxy, conflict.tensor) {
-        (true, _) => Class::ProxyRace,
-        (_, true) => Class::Tcgen05Order,
-        _ => Class::Race,
+    let class = match conflict.missing {
+        Missing::ProxyFence => Class::ProxyRace,
+        Missing::TensorFence => Class::Tcgen05Order,
+        Missing::Order | Missing::MoralStrength | Missing::KernelEnd => Class::Race,
     };
     let at = match range {
         Range::Global { address, .. } => format!("global address {address:#x}"),
         Range::Shared { cta, offset, .. } => format!("shared offset {offset:#x} of CTA rank {cta}"),
         Range::Tensor { column, .. } => format!("tensor-memory column {column}"),
     };
-    let why = if conflict.proxy {
-        "the earlier access went through another proxy, and no fence.proxy.async covers it"
-    } else if conflict.tensor {
-        "synchronised with the earlier access, but without tcgen05.fence::before_thread_sync and ::after_thread_sync"
-    } else {
-        "nothing orders it behind the earlier access"
+    let why = match conflict.missing {
+        Missing::ProxyFence => {
+            "the earlier access went through another proxy, and no fence.proxy.async of its thread covers it"
+        }
+        Missing::TensorFence => {
+            "synchronised with the earlier access, but without tcgen05.fence::before_thread_sync and ::after_thread_sync"
+        }
+        Missing::Order => "nothing orders it behind the earlier access",
+        Missing::KernelEnd => "the kernel before it may still run: no griddepcontrol.wait comes first",
+        Missing::MoralStrength => {
+            "nothing orders it behind the earlier access, and the two do not have scopes that include each other's \
+             thread, one size and one proxy"
+        }
     };
     let (earlier, by) = match conflict.earlier {
-        Who::Thread(thread, pc) => {
-            let per_cta = cluster.state.threads_per_cta.max(1);
-            let cta = cluster.ctas.get((thread / per_cta) as usize).map_or(0, |c| c.linear);
-            (env.place(pc, cta, thread % per_cta), String::new())
+        Who::Thread((cta, thread), pc) => {
+            (env.place(pc, cluster.state.races.linear(cta), thread), String::new())
         }
         Who::Operation(name, place) => (place, format!(" by {name}")),
+        Who::Kernel(name, place) => (place, format!(" in kernel {name}")),
     };
     let by_whom = if what.is_empty() { String::new() } else { format!(" by {what}") };
     let message = format!("{}{by_whom} of {at}: {why}", conflict.kind);
@@ -310,37 +336,77 @@ fn report(
     cluster.report.add(Finding { class, place, message, earlier: Some(earlier), count: 1 });
 }
 
+/// Scope of a release that only acquires which it includes see: that of operations on mbarriers. Barriers reach
+/// whoever takes part, whatever their name says.
+fn limited(object: Object, scope: Scope) -> Option<Scope> {
+    matches!(object, Object::Mbarrier { .. }).then_some(scope)
+}
+
 /// A lane publishes what happened before (release) on an object.
 #[inline]
-pub fn thread_release(ctx: &mut Ctx<'_>, lane: usize, object: Object, _scope: Scope) {
+pub fn thread_release(ctx: &mut Ctx<'_>, lane: usize, object: Object, scope: Scope) {
     if ctx.checks().races {
         let thread = number(ctx, lane);
-        ctx.cluster.state.races.release(thread, object);
+        ctx.cluster.state.races.release(thread, object, limited(object, scope));
     }
 }
 
 /// A lane has observed an object (acquire).
 #[inline]
-pub fn thread_acquire(ctx: &mut Ctx<'_>, lane: usize, object: Object, _scope: Scope) {
+pub fn thread_acquire(ctx: &mut Ctx<'_>, lane: usize, object: Object, scope: Scope) {
     if ctx.checks().races {
         let thread = number(ctx, lane);
-        ctx.cluster.state.races.acquire(thread, object);
+        ctx.cluster.state.races.acquire(thread, object, scope);
+    }
+}
+
+/// A relaxed operation on an object: it publishes what the lane's release fences cover.
+pub fn thread_publish(ctx: &mut Ctx<'_>, lane: usize, object: Object) {
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.publish(thread, object);
+    }
+}
+
+/// A lane has observed an object by a relaxed operation: an acquire fence completes the pattern.
+pub fn thread_observe(ctx: &mut Ctx<'_>, lane: usize, object: Object) {
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.observe(thread, object);
+    }
+}
+
+/// A strong access of a lane to `n` scalars of `bytes` bytes each (PTX ISA 8.2.4: a vector is its elements).
+pub fn strong_access(
+    ctx: &mut Ctx<'_>,
+    lane: usize,
+    at: Location,
+    (n, bytes): (u32, u32),
+    access: StrongAccess,
+) {
+    if !ctx.checks().races {
+        return;
+    }
+    let range = match at {
+        Location::Global(address) => Range::Global { address, bytes },
+        Location::Shared(cta, offset) => Range::Shared { cta, offset, bytes },
+        Location::Local(_) | Location::Param(_) => return,
+    };
+    let Some((first, _)) = key(numbered(ctx.cluster, range)) else { return };
+    let thread = number(ctx, lane);
+    for i in 0..u64::from(n) {
+        let location = (first.wrapping_add(i * u64::from(bytes)), bytes);
+        ctx.cluster.state.races.strong(thread, location, access);
     }
 }
 
 /// A thread fence.
 #[inline]
-pub fn fence(ctx: &mut Ctx<'_>, lane: usize, semantics: Semantics, _scope: Scope) {
-    if !ctx.checks().races {
-        return;
+pub fn fence(ctx: &mut Ctx<'_>, lane: usize, semantics: Semantics, scope: Scope) {
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.fence(thread, semantics, scope);
     }
-    let (acquire, release) = match semantics {
-        Semantics::Acquire | Semantics::AcquireRestricted => (true, false),
-        Semantics::Release | Semantics::ReleaseRestricted | Semantics::MbarrierInit => (false, true),
-        Semantics::AcqRel | Semantics::Sc => (true, true),
-    };
-    let thread = number(ctx, lane);
-    ctx.cluster.state.races.fence(thread, acquire, release);
 }
 
 /// A proxy fence.
@@ -360,6 +426,14 @@ pub fn proxy_fence(ctx: &mut Ctx<'_>, lane: usize, fence: ProxyFence) {
     }
 }
 
+/// `griddepcontrol.wait`.
+pub fn wait_for_kernels(ctx: &mut Ctx<'_>, lane: usize) {
+    if ctx.checks().races {
+        let thread = number(ctx, lane);
+        ctx.cluster.state.races.wait_for_kernels(thread);
+    }
+}
+
 /// `tcgen05.fence::after_thread_sync`, or `::before_thread_sync`.
 pub fn tensor_fence(ctx: &mut Ctx<'_>, lane: usize, after: bool) {
     if ctx.checks().races {
@@ -371,8 +445,8 @@ pub fn tensor_fence(ctx: &mut Ctx<'_>, lane: usize, after: bool) {
 /// Columns of tensor memory are allocated.
 pub fn tensor_allocated(ctx: &mut Ctx<'_>, column: u32, columns: u32) {
     if ctx.checks().races {
-        let rank = ctx.cluster.ctas[ctx.cta].rank;
-        ctx.cluster.state.races.forget_tensor(rank, column..column + columns);
+        let cta = ctx.cluster.state.first_cta + ctx.cluster.ctas[ctx.cta].rank;
+        ctx.cluster.state.races.forget_tensor(cta, column..column + columns);
     }
 }
 
@@ -384,8 +458,7 @@ pub fn async_issue(ctx: &mut Ctx<'_>, lane: usize, proxy: Proxy, what: &'static 
         return AsyncId::NONE;
     }
     let (thread, place, pc) = (number(ctx, lane), ctx.place(lane), ctx.pc);
-    let cta = ctx.cluster.ctas[ctx.cta].rank;
-    AsyncId(ctx.cluster.state.races.issue(thread, cta, proxy, what, place, pc))
+    AsyncId(ctx.cluster.state.races.issue(thread, proxy, what, place, pc))
 }
 
 /// An asynchronous operation touches memory. To be called when it does (on completion), in any order.
@@ -394,7 +467,8 @@ pub fn async_access(env: &Environment<'_>, cluster: &mut Cluster, id: AsyncId, r
     if id == AsyncId::NONE || !exists(env, range) {
         return;
     }
-    if let Some(conflict) = cluster.state.races.operation_access(id.0, range, kind) {
+    let numbered = numbered(cluster, range);
+    if let Some(conflict) = cluster.state.races.operation_access(id.0, numbered, kind) {
         let (what, place) =
             cluster.state.races.operation(id.0).map_or(("", Place::default()), |(w, p)| (w, p.clone()));
         report(cluster, env, place, what, range, conflict);

@@ -223,9 +223,12 @@ impl Execute for Update {
                 ctx.finding(Class::Mbarrier, lane, message, None);
             }
             // The release goes to the phase that the arrival counts for, so it must precede it.
-            if let (Some(scope), Some(phase)) = (self.release, ctx.cluster.state.sync.mbarriers.phase(at)) {
+            if let Some(phase) = ctx.cluster.state.sync.mbarriers.phase(at) {
                 let object = Object::Mbarrier { cta: at.0, offset: at.1, phase };
-                hooks::thread_release(ctx, lane, object, scope);
+                match self.release {
+                    Some(scope) => hooks::thread_release(ctx, lane, object, scope),
+                    None => hooks::thread_publish(ctx, lane, object),
+                }
             }
             let Some(effect) = apply(ctx, lane, at, event) else { continue };
             if no_complete && effect.completed && ctx.checks().barriers {
@@ -296,8 +299,12 @@ impl Execute for WaitOp {
                 ctx.finding(Class::Mbarrier, lane, message, None);
             }
             if tested.complete {
-                if let (Some(scope), Some(phase)) = (self.acquire, tested.phases.checked_sub(1)) {
-                    hooks::thread_acquire(ctx, lane, Object::Mbarrier { cta, offset, phase }, scope);
+                if let Some(phase) = tested.phases.checked_sub(1) {
+                    let object = Object::Mbarrier { cta, offset, phase };
+                    match self.acquire {
+                        Some(scope) => hooks::thread_acquire(ctx, lane, object, scope),
+                        None => hooks::thread_observe(ctx, lane, object),
+                    }
                 }
             } else if self.suspends && !expired && !tested.first {
                 let parity = match target {

@@ -1,7 +1,7 @@
 //! Loads and stores (PTX ISA 9.7.9.8 - 9.7.9.12): ld, ld.global.nc, ldu, st, st.bulk.
 
 use super::access::{self, Order};
-use super::hooks::{Kind, Scope};
+use super::hooks::{Kind, Scope, Strong};
 use super::warp_memory::Alike;
 use super::{Entry, form, root};
 use crate::check::{Origin, OriginKind};
@@ -71,11 +71,12 @@ impl<const N: usize, const E: usize> Load<N, E> {
         address: u64,
         buffer: &mut [u8; MAX_BYTES],
     ) -> Option<(Location, bool)> {
-        let kind = if self.order.is_strong() { Kind::StrongRead } else { Kind::Read };
+        let strong = Strong { scope: self.scope, bytes: E as u8 };
+        let kind = if self.order.is_strong() { Kind::StrongRead(strong) } else { Kind::Read };
         let bytes = N * E;
         let location = access::locate(ctx, self.space, self.addr.base, address, lane, bytes as u32, kind)?;
         let init = ctx.read(location, lane, &mut buffer[..bytes])?;
-        access::acquire(ctx, lane, location, self.order, self.scope);
+        access::synchronise(ctx, lane, location, (N, E), (self.order, self.scope), (true, false, false));
         Some((location, init))
     }
 
@@ -344,7 +345,8 @@ impl<const N: usize, const E: usize> Execute for Store<N, E> {
         let dirty = ctx.dirty_lanes(&self.sources);
         let rows = ctx.rows(&self.sources);
         let bytes = N * E;
-        let kind = if self.order.is_strong() { Kind::StrongWrite } else { Kind::Write };
+        let strong = Strong { scope: self.scope, bytes: E as u8 };
+        let kind = if self.order.is_strong() { Kind::StrongWrite(strong) } else { Kind::Write };
         let mut buffer = [0u8; MAX_BYTES];
         let base = self.addr.base;
         if poisoned | dirty == 0 && !self.order.is_strong() {
@@ -362,7 +364,7 @@ impl<const N: usize, const E: usize> Execute for Store<N, E> {
             }
             let location = access::locate(ctx, self.space, base, addresses[lane], lane, bytes as u32, kind);
             let Some(location) = location else { continue };
-            access::release(ctx, lane, location, self.order, self.scope);
+            access::synchronise(ctx, lane, location, (N, E), (self.order, self.scope), (false, true, false));
             for (chunk, row) in buffer.chunks_exact_mut(E).zip(&rows) {
                 chunk.copy_from_slice(&row[lane].to_le_bytes()[..E]);
             }

@@ -150,7 +150,9 @@ pub struct State {
     /// Tensor memory.
     pub tcgen05: tcgen05::State,
     /// The race detector.
-    pub races: crate::check::race::Detector,
+    pub races: Box<crate::check::race::Detector>,
+    /// Number of this cluster's first CTA in the race detector.
+    pub first_cta: u32,
     /// Threads of a CTA, rounded up to whole warps.
     pub threads_per_cta: u32,
 }
@@ -159,15 +161,13 @@ impl State {
     /// For a cluster of `ctas` CTAs of `warps` warps.
     pub fn new(ctas: usize, warps: usize, checks: &Checks) -> Self {
         let threads = warps * crate::machine::LANES;
-        let races = if checks.races { ctas * threads } else { 0 };
+        let mut races = crate::check::race::Detector::new(ctas as u32, threads as u32);
+        let compatible = checks.mode == crate::check::Mode::CutlassCompatible;
+        races.ignore_tensor_fences = !checks.tcgen05 || compatible;
+        races.compatible = compatible;
         Self {
             sync: sync_state::SyncState::new(ctas, warps),
-            races: {
-                let mut detector = crate::check::race::Detector::new(races);
-                detector.ignore_tensor_fences =
-                    !checks.tcgen05 || checks.mode == crate::check::Mode::CutlassCompatible;
-                detector
-            },
+            races: Box::new(races),
             threads_per_cta: threads as u32,
             ..Self::default()
         }
@@ -190,6 +190,7 @@ impl State {
             Wait::Lanes { mask } => {
                 format!("the other lanes of member mask {mask:#010x} to come to this instruction")
             }
+            Wait::TensorMemory => self.tcgen05.describe_wait(cta as u32),
             _ => self.sync.describe_wait(ctas, cta, wait).unwrap_or_else(|| format!("{wait:?}")),
         }
     }

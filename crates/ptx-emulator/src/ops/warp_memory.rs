@@ -81,7 +81,7 @@ impl<'a> Alike<'a> {
         let alike = Self { at, memory };
         if ctx.checks().races {
             let access = WarpAccess {
-                shared: alike.owner(),
+                shared: alike.owner().map(|rank| ctx.cluster.state.first_cta + rank),
                 first: hooks::number(ctx, 0),
                 mask: ctx.mask,
                 addresses: &alike.at,
@@ -141,6 +141,7 @@ impl<'a> Alike<'a> {
     #[inline(always)]
     pub fn write<const B: usize>(&self, ctx: &mut Ctx<'_>, mask: u32, f: impl Fn(usize) -> [u8; B]) {
         let lanes = (0..LANES).filter(|l| mask >> l & 1 == 1);
+        ctx.cluster.changes += 1;
         match self.memory {
             Memory::Global(view) => lanes.for_each(|lane| view.write(self.at[lane], &f(lane))),
             Memory::Shared(owner) => {

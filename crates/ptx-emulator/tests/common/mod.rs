@@ -5,8 +5,9 @@ pub mod eval;
 pub mod pipelines;
 pub mod tcgen05;
 
+use ptx_emulator::check::race::Touched;
 use ptx_emulator::check::{Checks, Class, Finding};
-use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Schedule, launch};
+use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Residency, Schedule, launch};
 use ptx_emulator::program::{self, Module};
 
 /// A module with one entry `k(params) { body }`: registers %r<64> (b32), %rd<32> (b64), %p<16>, %f<32>,
@@ -31,6 +32,8 @@ pub struct Kernel {
     pub shared: u32,
     pub schedule: Schedule,
     pub checks: Checks,
+    pub residency: Residency,
+    pub predecessors: Vec<std::sync::Arc<Touched>>,
 }
 
 impl Kernel {
@@ -54,6 +57,8 @@ impl Kernel {
             shared: 65_536,
             schedule: Schedule::RoundRobin,
             checks: Checks::default(),
+            residency: Residency::default(),
+            predecessors: Vec::new(),
         }
     }
 
@@ -100,6 +105,8 @@ impl Kernel {
             checks: self.checks,
             precision: Default::default(),
             trace: false,
+            residency: self.residency,
+            predecessors: &self.predecessors,
             budget: 4_000_000,
         });
         outcome.unwrap().findings

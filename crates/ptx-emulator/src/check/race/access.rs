@@ -1,18 +1,21 @@
 //! Accesses: what they touch, the common cases at once, the others by [`Check`].
 
-use super::clock::{Clock, Space};
+use super::clock::{Knowledge, Space};
 use super::conflict::{Check, Conflict};
-use super::detector::{Detector, Operation};
+use super::detector::{Detector, Thread};
+use super::footprint::Toucher;
+use super::operations::Operations;
 use super::readers::Readers;
+use super::release::Topology;
 use super::shadow::{Cell, Granules, Record};
-use crate::ops::hooks::{Kind, Range};
+use crate::ops::hooks::{Kind, Range, Strong};
 
 /// The same access by lanes of a warp, each at its own aligned address in one memory.
 pub struct WarpAccess<'a> {
-    /// Owner of the shared memory; `None` = global memory.
+    /// Owner of the shared memory, by its number in the detector; `None` = global memory.
     pub shared: Option<u32>,
-    /// Number in the cluster of the thread in lane 0.
-    pub first: u32,
+    /// CTA, by its number, and thread in lane 0.
+    pub first: (u32, u32),
     /// Lanes.
     pub mask: u32,
     /// Addresses, or offsets in shared memory.
@@ -24,44 +27,63 @@ pub struct WarpAccess<'a> {
 }
 
 impl WarpAccess<'_> {
-    fn lanes(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn lanes(&self) -> impl Iterator<Item = usize> + use<> {
         let mask = self.mask;
         (0..32).filter(move |l| mask >> l & 1 == 1)
     }
 }
 
 fn writes(kind: Kind) -> bool {
-    matches!(kind, Kind::Write | Kind::StrongWrite | Kind::Atomic | Kind::MbarrierInit)
+    matches!(kind, Kind::Write | Kind::StrongWrite(_) | Kind::Atomic(_) | Kind::MbarrierInit)
 }
 
-fn is_strong(kind: Kind) -> bool {
-    matches!(kind, Kind::StrongRead | Kind::StrongWrite | Kind::Atomic)
+fn strong(kind: Kind) -> Option<Strong> {
+    match kind {
+        Kind::StrongRead(s) | Kind::StrongWrite(s) | Kind::Atomic(s) => Some(s),
+        _ => None,
+    }
 }
 
-/// Whether a thread's access is ordered behind an earlier one, as far as that can be seen at once.
-#[inline(always)]
-fn ordered(clock: &Clock, earlier: Record, record: Record) -> bool {
-    // Most often, the same thread has made the access before.
-    if earlier.same_thread(record) {
-        true
-    } else if earlier.is_thread() {
-        clock.seen.thread(earlier.who) >= earlier.epoch
-            || (earlier.who / 32 == record.who / 32 && earlier.pc == record.pc)
-    } else {
-        // A set of readers has to be looked at; an operation must be known to be complete.
-        earlier.is_none()
-            || (earlier.as_set().is_none() && clock.seen.operations.contains(u64::from(earlier.who)))
+/// What the common cases ask for.
+#[derive(Clone, Copy)]
+struct Quick<'a> {
+    known: &'a Knowledge,
+    topology: Topology,
+    operations: &'a Operations,
+}
+
+impl Quick<'_> {
+    /// Whether a thread's access is ordered behind an earlier one, which `wrote` or read, as far as that can be seen
+    /// at once.
+    #[inline(always)]
+    fn ordered(self, earlier: Record, wrote: bool, record: Record) -> bool {
+        // Most often, the same thread has made the access before.
+        if earlier.same_thread(record) {
+            true
+        } else if earlier.is_thread() {
+            self.known.knows(self.topology.thread(earlier.who), earlier.epoch)
+                || (earlier.who / 32 == record.who / 32 && earlier.pc == record.pc)
+        } else {
+            // A set of readers has to be looked at; an operation must be known to be complete.
+            earlier.is_none() || (earlier.as_set().is_none() && self.done(earlier, wrote))
+        }
+    }
+
+    fn done(self, earlier: Record, wrote: bool) -> bool {
+        let seen = &self.known.clock.seen.operations;
+        let operation = self.operations.get(u64::from(earlier.who));
+        operation.is_some_and(|o| Operations::is_done(o, wrote, seen.get(o.cta)))
     }
 }
 
 /// Notes a thread's access to a granule. `false` if nothing is noted, because it has to be looked at closely.
 #[inline(always)]
-fn touch<const WRITE: bool>(cell: &mut Cell, record: Record, clock: &Clock) -> bool {
-    if !ordered(clock, cell.write, record) {
+fn touch<const WRITE: bool>(cell: &mut Cell, record: Record, quick: Quick<'_>) -> bool {
+    if !quick.ordered(cell.write, true, record) {
         return false;
     }
     if WRITE {
-        if !ordered(clock, cell.read, record) {
+        if !quick.ordered(cell.read, false, record) {
             return false;
         }
         *cell = Cell { write: record, read: Record::NONE };
@@ -87,7 +109,7 @@ fn look(
         readers.drop(cell.read);
         *cell = Cell { write: record, read: Record::NONE };
     } else {
-        cell.read = readers.add(cell.read, record);
+        cell.read = readers.add(cell.read, record, |r| check.knows(r, false));
     }
     found
 }
@@ -95,9 +117,9 @@ fn look(
 /// The lanes of a warp that make an access, and what they know.
 struct Lanes<'a> {
     access: &'a WarpAccess<'a>,
-    clocks: &'a [Clock],
-    epochs: &'a [u32],
-    operations: &'a [Operation],
+    threads: &'a [Thread],
+    topology: Topology,
+    operations: &'a Operations,
     space: Space,
 }
 
@@ -110,18 +132,20 @@ impl Lanes<'_> {
         readers: &mut Readers,
         memory: &mut (impl Granules + ?Sized),
     ) -> Vec<(usize, Conflict)> {
-        let (a, strong) = (self.access, is_strong(kind));
+        let (a, strong) = (self.access, strong(kind));
+        let first = self.topology.number(a.first);
         let mut found = Vec::new();
         for lane in a.lanes() {
-            let (clock, at) = (&self.clocks[lane], a.addresses[lane]);
-            let mut record = Record::thread(a.first + lane as u32, self.epochs[lane], a.pc, strong);
+            let (known, at) = (&self.threads[lane].known, a.addresses[lane]);
+            let mut record = Record::thread(first + lane as u32, known.epoch, a.pc, strong);
             if N == 1 && a.bytes < 4 {
                 record = record.with_mask((((1u32 << a.bytes) - 1) << (at % 4)) as u8);
             }
             let Ok(cells) = <&mut [Cell; N]>::try_from(memory.granules(at / 4, N)) else { continue };
+            let quick = Quick { known, topology: self.topology, operations: self.operations };
             let mut closely = 0u32;
             for (i, cell) in cells.iter_mut().enumerate() {
-                closely |= u32::from(!touch::<WRITE>(cell, record, clock)) << i;
+                closely |= u32::from(!touch::<WRITE>(cell, record, quick)) << i;
             }
             if closely != 0 {
                 self.look::<WRITE>(lane, record, readers, cells, closely, &mut found);
@@ -142,9 +166,14 @@ impl Lanes<'_> {
         which: u32,
         found: &mut Vec<(usize, Conflict)>,
     ) {
-        let (operations, space) = (self.operations, self.space);
-        let clock = &self.clocks[lane];
-        let check = Check { clock, operations, space, tensor_fences: false, write: WRITE };
+        let check = Check {
+            topology: self.topology,
+            operations: self.operations,
+            known: &self.threads[lane].known,
+            space: self.space,
+            tensor_fences: false,
+            write: WRITE,
+        };
         let mut wanted = true;
         for (_, cell) in cells.iter_mut().enumerate().filter(|(i, _)| which >> i & 1 == 1) {
             if let Some(conflict) = look(cell, readers, record, &check, wanted) {
@@ -156,11 +185,24 @@ impl Lanes<'_> {
 }
 
 impl Detector {
-    /// A thread touches memory through the generic proxy. `at` is global or shared.
-    pub fn thread_access(&mut self, thread: u32, pc: u32, range: Range, kind: Kind) -> Option<Conflict> {
-        let epoch = *self.epochs.get(thread as usize)?;
-        let record = Record::thread(thread, epoch, pc, is_strong(kind));
-        if self.touch_word(range, kind, record) {
+    /// A thread touches memory through the generic proxy. `range` is global or shared.
+    pub fn thread_access(&mut self, at: (u32, u32), pc: u32, range: Range, kind: Kind) -> Option<Conflict> {
+        let known = &self.ctas.get(at.0 as usize)?.threads.get(at.1 as usize)?.known;
+        let record = Record::thread(self.topology.number(at), known.epoch, pc, strong(kind));
+        let write = writes(kind);
+        // What a thread releases by a strong access is told by `strong`.
+        if write && !record.is_strong() {
+            self.overwritten(range);
+        }
+        if let Range::Global { address, bytes } = range {
+            let by = Toucher { pc, write, cta: self.linear(at.0), thread: at.1 };
+            self.footprint.touch(address, bytes, by);
+            let early = self.early(at, address, bytes, write);
+            if early.is_some() {
+                return early;
+            }
+        }
+        if self.touch_word(range, at, kind, record) {
             return None;
         }
         self.access(range, kind, record, None)
@@ -168,7 +210,7 @@ impl Detector {
 
     /// Notes a thread's access to one whole granule; `false` if it is not one, or has to be looked at closely.
     #[inline]
-    fn touch_word(&mut self, range: Range, kind: Kind, record: Record) -> bool {
+    fn touch_word(&mut self, range: Range, at: (u32, u32), kind: Kind, record: Record) -> bool {
         let write = writes(kind);
         let cells = match range {
             Range::Shared { cta, offset, bytes: 4 } if offset % 4 == 0 => {
@@ -180,23 +222,44 @@ impl Detector {
             }
             _ => return false,
         };
-        let (Some(cell), Some(clock)) = (cells.first_mut(), self.threads.get(record.who as usize)) else {
-            return false;
-        };
-        if write { touch::<true>(cell, record, clock) } else { touch::<false>(cell, record, clock) }
+        let thread = self.ctas.get(at.0 as usize).and_then(|c| c.threads.get(at.1 as usize));
+        let (Some(cell), Some(Thread { known, .. })) = (cells.first_mut(), thread) else { return false };
+        let quick = Quick { known, topology: self.topology, operations: &self.operations };
+        if write { touch::<true>(cell, record, quick) } else { touch::<false>(cell, record, quick) }
     }
 
     /// An operation touches memory.
     pub fn operation_access(&mut self, id: u64, range: Range, kind: Kind) -> Option<Conflict> {
-        let o = self.operations.get(id.checked_sub(1)? as usize)?;
-        let record = Record::operation(id, o.pc, o.is_async, is_strong(kind));
+        let o = self.operations.get(id)?;
+        let record = Record::operation(id, o.pc, o.is_async, strong(kind));
+        let write = writes(kind);
+        if let Range::Global { address, bytes } = range {
+            let by = Toucher { pc: o.pc, write, cta: o.place.cta, thread: o.place.thread };
+            self.footprint.touch(address, bytes, by);
+            if !self.in_flight.is_empty()
+                && let Some(early) = self.in_flight(&o.known, address, bytes, write)
+            {
+                return Some(early);
+            }
+        }
+        if write {
+            self.overwritten(range);
+        }
         self.access(range, kind, record, Some(id))
     }
 
     /// Lanes of a warp touch memory through the generic proxy: the same as [`Self::thread_access`] lane by lane.
     /// Conflicts come with their lanes.
     pub fn warp_access(&mut self, access: &WarpAccess<'_>, kind: Kind) -> Vec<(usize, Conflict)> {
-        if writes(kind) { self.by_lane::<true>(access, kind) } else { self.by_lane::<false>(access, kind) }
+        let write = writes(kind);
+        let mut early = self.touched(access, write);
+        let found =
+            if write { self.by_lane::<true>(access, kind) } else { self.by_lane::<false>(access, kind) };
+        if early.is_empty() {
+            return found;
+        }
+        early.extend(found);
+        early
     }
 
     #[inline(always)]
@@ -214,14 +277,12 @@ impl Detector {
         a: &WarpAccess<'_>,
         kind: Kind,
     ) -> Vec<(usize, Conflict)> {
-        let first = a.first as usize;
-        let (Some(clocks), Some(epochs)) =
-            (self.threads.get(first..first + 32), self.epochs.get(first..first + 32))
-        else {
-            return Vec::new();
-        };
+        let first = a.first.1 as usize;
+        let cta = self.ctas.get(a.first.0 as usize);
+        let Some(threads) = cta.and_then(|c| c.threads.get(first..first + 32)) else { return Vec::new() };
         let space = if a.shared.is_some() { Space::Shared } else { Space::Global };
-        let lanes = Lanes { access: a, clocks, epochs, operations: &self.operations, space };
+        let topology = self.topology;
+        let lanes = Lanes { access: a, threads, topology, operations: &self.operations, space };
         match a.shared {
             Some(cta) => {
                 // (Addresses are in bounds, so that the last one tells how much there is.)
@@ -245,14 +306,19 @@ impl Detector {
             Range::Shared { .. } => Space::Shared,
             Range::Tensor { .. } => Space::Tensor,
         };
-        let clock = match id {
-            Some(id) => &self.operations[id as usize - 1].clock,
-            None => &self.threads[record.who as usize],
+        let empty = Knowledge::default();
+        let known = match id {
+            Some(id) => self.operations.get(id).map_or(&empty, |o| &o.known),
+            None => {
+                let at = self.topology.thread(record.who);
+                let thread = self.ctas.get(at.0 as usize).and_then(|c| c.threads.get(at.1 as usize));
+                thread.map_or(&empty, |t| &t.known)
+            }
         };
-        let operations: &[Operation] = &self.operations;
+        let (topology, operations) = (self.topology, &self.operations);
         let tensor_fences = !self.ignore_tensor_fences;
         let mut walk = Walk {
-            check: Check { clock, operations, space, tensor_fences, write },
+            check: Check { topology, operations, known, space, tensor_fences, write },
             record,
             found: None,
             last: None,

@@ -1,4 +1,38 @@
 //! What an actor knows.
+//!
+//! Knowledge is kept by CTA, only of CTAs that an actor has heard of, and shared: the threads that leave a barrier
+//! have one copy, and taking over what covers all that is known costs a pointer.
+
+use std::sync::Arc;
+
+/// Knowledge of one CTA that can only grow.
+pub trait Grow: Clone + Default {
+    /// Takes over what `other` knows.
+    fn join(&mut self, other: &Self);
+    /// Whether `other` knows nothing that is not known here.
+    fn covers(&self, other: &Self) -> bool;
+}
+
+/// Epochs of the threads of a CTA; missing entries are 0.
+pub type Epochs = Vec<u32>;
+
+impl Grow for Epochs {
+    fn join(&mut self, other: &Self) {
+        if other.len() > self.len() {
+            self.resize(other.len(), 0);
+        }
+        for (a, b) in self.iter_mut().zip(other) {
+            *a = (*a).max(*b);
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        let n = self.len().min(other.len());
+        // Without an early exit, so that the loop vectorises.
+        let below = self[..n].iter().zip(&other[..n]).fold(false, |any, (a, b)| any | (a < b));
+        !below && other[n..].iter().all(|&e| e == 0)
+    }
+}
 
 /// A growing set of small numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -6,7 +40,7 @@ pub struct Bits(Vec<u64>);
 
 impl Bits {
     /// Adds a number.
-    pub fn insert(&mut self, n: u64) {
+    pub fn insert(&mut self, n: u32) {
         let word = (n / 64) as usize;
         if word >= self.0.len() {
             self.0.resize(word + 1, 0);
@@ -15,12 +49,13 @@ impl Bits {
     }
 
     /// Whether a number is in the set.
-    pub fn contains(&self, n: u64) -> bool {
+    pub fn contains(&self, n: u32) -> bool {
         self.0.get((n / 64) as usize).is_some_and(|w| w >> (n % 64) & 1 == 1)
     }
+}
 
-    /// Adds all numbers of another set.
-    pub fn join(&mut self, other: &Bits) {
+impl Grow for Bits {
+    fn join(&mut self, other: &Self) {
         if other.0.len() > self.0.len() {
             self.0.resize(other.0.len(), 0);
         }
@@ -28,32 +63,103 @@ impl Bits {
             *a |= b;
         }
     }
+
+    fn covers(&self, other: &Self) -> bool {
+        let n = self.0.len().min(other.0.len());
+        let missing = self.0[..n].iter().zip(&other.0[..n]).fold(0, |all, (a, b)| all | (b & !a));
+        missing == 0 && other.0[n..].iter().all(|&w| w == 0)
+    }
+}
+
+/// Knowledge of several CTAs, in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByCta<T>(Arc<Vec<(u32, Arc<T>)>>);
+
+impl<T: Grow> ByCta<T> {
+    /// What is known of a CTA.
+    #[inline]
+    pub fn get(&self, cta: u32) -> Option<&T> {
+        match &self.0[..] {
+            [(only, known)] => (*only == cta).then_some(&**known),
+            all => all.binary_search_by_key(&cta, |p| p.0).ok().map(|i| &*all[i].1),
+        }
+    }
+
+    /// What is known of a CTA, to be added to.
+    pub fn edit(&mut self, cta: u32) -> &mut T {
+        let all = Arc::make_mut(&mut self.0);
+        let at = match all.binary_search_by_key(&cta, |p| p.0) {
+            Ok(at) => at,
+            Err(at) => {
+                all.insert(at, (cta, Arc::default()));
+                at
+            }
+        };
+        Arc::make_mut(&mut all[at].1)
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || other.0.iter().all(|(cta, known)| {
+                self.0
+                    .binary_search_by_key(cta, |p| p.0)
+                    .is_ok_and(|i| Arc::ptr_eq(&self.0[i].1, known) || self.0[i].1.covers(known))
+            })
+    }
+
+    /// Takes over everything that `other` knows.
+    pub fn join(&mut self, other: &Self) {
+        if self.covers(other) {
+            return;
+        }
+        if other.covers(self) {
+            self.0 = Arc::clone(&other.0);
+            return;
+        }
+        let all = Arc::make_mut(&mut self.0);
+        for (cta, known) in other.0.iter() {
+            match all.binary_search_by_key(cta, |p| p.0) {
+                Err(at) => all.insert(at, (*cta, Arc::clone(known))),
+                Ok(at) if Arc::ptr_eq(&all[at].1, known) => {}
+                Ok(at) => Arc::make_mut(&mut all[at].1).join(known),
+            }
+        }
+    }
 }
 
 /// One view of what has happened: accesses of threads up to an epoch, completed operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Epoch per thread; missing entries are 0.
-    pub threads: Vec<u32>,
+    /// Epochs.
+    pub threads: ByCta<Epochs>,
     /// Operations.
-    pub operations: Bits,
+    pub operations: ByCta<Bits>,
 }
 
 impl View {
     /// Takes over everything that `other` knows.
     pub fn join(&mut self, other: &View) {
-        if other.threads.len() > self.threads.len() {
-            self.threads.resize(other.threads.len(), 0);
-        }
-        for (a, b) in self.threads.iter_mut().zip(&other.threads) {
-            *a = (*a).max(*b);
-        }
+        self.threads.join(&other.threads);
         self.operations.join(&other.operations);
     }
 
     /// Epoch up to which a thread's accesses are known.
-    pub fn thread(&self, thread: u32) -> u32 {
-        self.threads.get(thread as usize).copied().unwrap_or(0)
+    #[inline]
+    pub fn thread(&self, at: (u32, u32)) -> u32 {
+        self.threads.get(at.0).and_then(|t| t.get(at.1 as usize)).copied().unwrap_or(0)
+    }
+
+    /// Notes accesses of a thread up to an epoch.
+    pub fn set_thread(&mut self, at: (u32, u32), epoch: u32) {
+        if epoch == 0 {
+            return;
+        }
+        let threads = self.threads.edit(at.0);
+        if threads.len() <= at.1 as usize {
+            threads.resize(at.1 as usize + 1, 0);
+        }
+        let known = &mut threads[at.1 as usize];
+        *known = (*known).max(epoch);
     }
 }
 
@@ -78,9 +184,9 @@ pub struct Clock {
     /// The same in shared memory.
     pub fenced_shared: View,
     /// Tensor operations that later ones may rely on: `tcgen05.fence` on both sides.
-    pub tensor: Bits,
+    pub tensor: ByCta<Bits>,
     /// The same, still without the `fence::after_thread_sync` of this actor.
-    pub incoming: Bits,
+    pub incoming: ByCta<Bits>,
 }
 
 impl Clock {
@@ -103,12 +209,12 @@ impl Clock {
         self.tensor.join(&self.incoming);
     }
 
-    /// Operations are known to be complete; for those of the async proxy (`fenced`) that includes the proxy fence.
-    pub fn complete(&mut self, operations: &Bits, fenced: bool) {
-        self.seen.operations.join(operations);
+    /// Operations of a CTA are known to be complete. `fenced`: completion includes the proxy fence.
+    pub fn complete(&mut self, cta: u32, operations: &Bits, fenced: bool) {
+        self.seen.operations.edit(cta).join(operations);
         if fenced {
-            self.fenced_global.operations.join(operations);
-            self.fenced_shared.operations.join(operations);
+            self.fenced_global.operations.edit(cta).join(operations);
+            self.fenced_shared.operations.edit(cta).join(operations);
         }
     }
 
@@ -119,5 +225,45 @@ impl Clock {
             Space::Shared => &self.fenced_shared,
             Space::Tensor => &self.seen,
         }
+    }
+}
+
+/// What an actor knows, and what is its own: accesses of a thread up to an epoch, and up to which of them a proxy
+/// fence of the thread covers them.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge {
+    /// Of others.
+    pub clock: Clock,
+    /// CTA and number of the thread.
+    pub at: (u32, u32),
+    /// Its epoch.
+    pub epoch: u32,
+    /// The last epoch that a proxy fence covers, in global and in shared memory.
+    pub fenced: [u32; 2],
+}
+
+impl Knowledge {
+    /// Adds all of it to a clock.
+    pub fn publish(&self, to: &mut Clock) {
+        to.join(&self.clock);
+        to.seen.set_thread(self.at, self.epoch);
+        to.fenced_global.set_thread(self.at, self.fenced[0]);
+        to.fenced_shared.set_thread(self.at, self.fenced[1]);
+    }
+
+    /// Whether accesses of a thread in an epoch are known.
+    #[inline]
+    pub fn knows(&self, at: (u32, u32), epoch: u32) -> bool {
+        if at == self.at { self.epoch >= epoch } else { self.clock.seen.thread(at) >= epoch }
+    }
+
+    /// Whether the async proxy sees them.
+    pub fn fenced(&self, at: (u32, u32), epoch: u32, space: Space) -> bool {
+        let own = match space {
+            Space::Global => self.fenced[0],
+            Space::Shared => self.fenced[1],
+            Space::Tensor => self.epoch,
+        };
+        at == self.at && own >= epoch || self.clock.fenced(space).thread(at) >= epoch
     }
 }

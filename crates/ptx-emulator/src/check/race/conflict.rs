@@ -1,18 +1,32 @@
-//! Whether an access is ordered behind an earlier one of its granule.
+//! Whether an access conflicts with an earlier one of the same bytes.
 
-use super::clock::{Clock, Space};
-use super::detector::Operation;
+use super::clock::{Knowledge, Space, View};
+use super::operations::Operations;
 use super::readers::Readers;
+use super::release::Topology;
 use super::shadow::{Actor, Cell, Record};
 use crate::check::Place;
+
+/// What is missing between two conflicting accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Order.
+    Order,
+    /// Order; both are strong, but their scopes do not include each other, or they overlap partially.
+    MoralStrength,
+    /// A proxy fence only.
+    ProxyFence,
+    /// `griddepcontrol.wait` for an earlier kernel.
+    KernelEnd,
+    /// A `tcgen05.fence` only.
+    TensorFence,
+}
 
 /// A conflict between two accesses.
 #[derive(Clone, Debug)]
 pub struct Conflict {
-    /// Only a proxy fence is missing.
-    pub proxy: bool,
-    /// Only a `tcgen05.fence` is missing.
-    pub tensor: bool,
+    /// What is missing.
+    pub missing: Missing,
     /// The earlier access: who, and what it did.
     pub earlier: Who,
     /// `read`, `write`.
@@ -24,83 +38,43 @@ pub struct Conflict {
 /// An actor of a conflict.
 #[derive(Clone, Debug)]
 pub enum Who {
-    /// Thread number in the cluster, code index.
-    Thread(u32, u32),
+    /// Thread: its CTA and its number there, code index.
+    Thread((u32, u32), u32),
     /// An operation: its name and place.
     Operation(&'static str, Place),
+    /// An earlier kernel: its name, and the place there.
+    Kernel(String, Place),
 }
 
-/// An access being checked, and what its actor knows.
-pub(super) struct Check<'a> {
-    /// What the actor knows.
-    pub clock: &'a Clock,
-    /// All operations.
-    pub operations: &'a [Operation],
-    /// State space.
+/// What a check needs to know besides the two accesses.
+pub struct Check<'a> {
+    pub topology: Topology,
+    pub operations: &'a Operations,
+    /// What the actor of the access knows.
+    pub known: &'a Knowledge,
     pub space: Space,
-    /// Whether `tcgen05.fence` is asked for.
+    /// `tcgen05.fence` is asked for.
     pub tensor_fences: bool,
-    /// Whether it writes.
+    /// Whether the access writes.
     pub write: bool,
 }
 
 impl Check<'_> {
-    fn operation(&self, id: u64) -> Option<&Operation> {
-        self.operations.get(id.checked_sub(1)? as usize)
+    /// CTA of an actor.
+    fn cta(&self, actor: Actor) -> u32 {
+        match actor {
+            Actor::Thread(t, _) => self.topology.thread(t).0,
+            Actor::Operation(id) => self.operations.get(id).map_or(0, |o| o.cta),
+        }
     }
 
-    /// The first earlier access of a granule that `record` conflicts with.
-    pub fn conflict(&self, cell: &Cell, readers: &Readers, record: Record) -> Option<Conflict> {
-        if let Some(found) = self.against(cell.write, "write", record) {
-            return Some(found);
-        }
-        if !self.write {
-            return None;
-        }
-        readers.records(cell.read).find_map(|r| {
-            // Generic reads before an async write need the order only: the ISA asks for no proxy fence there that
-            // CUTLASS would not leave out.
-            self.against(r, "read", record).filter(|c| !c.proxy)
-        })
-    }
-
-    fn against(&self, earlier: Record, earlier_kind: &'static str, record: Record) -> Option<Conflict> {
-        let actor = earlier.actor()?;
-        if earlier.mask() & record.mask() == 0 || (earlier.is_strong() && record.is_strong()) {
-            return None;
-        }
-        let fenced = self.clock.fenced(self.space);
-        let (seen, fenced) = match actor {
-            Actor::Thread(t, epoch) => {
-                // The thread itself, or lanes of its warp in the same instruction.
-                let together = matches!(record.actor(), Some(Actor::Thread(me, _)) if me == t
-                    || me / 32 == t / 32 && earlier.pc == record.pc);
-                (together || self.clock.seen.thread(t) >= epoch, together || fenced.thread(t) >= epoch)
-            }
-            Actor::Operation(id) => {
-                let same = matches!(record.actor(),
-                    Some(Actor::Operation(me)) if me == id || self.pipelined(id, me));
-                (same || self.clock.seen.operations.contains(id), same || fenced.operations.contains(id))
-            }
-        };
-        // Through different proxies the earlier access must also be fenced; an operation's completion is.
-        let crosses = record.is_async() != earlier.is_async() && self.space != Space::Tensor;
-        let proxy = seen && crosses && record.is_async() && !fenced;
-        let tensor =
-            seen && self.tensor_fences && self.space == Space::Tensor && self.unfenced(earlier, record);
-        if seen && !proxy && !tensor {
-            return None;
-        }
-        let earlier = match actor {
-            Actor::Thread(t, _) => Who::Thread(t, earlier.pc),
-            Actor::Operation(id) => {
-                self.operation(id).map_or(Who::Operation("operation", Place::default()), |o| {
-                    Who::Operation(o.what, o.place.clone())
-                })
-            }
-        };
-        let kind = if self.write { "write" } else { "read" };
-        Some(Conflict { proxy, tensor, earlier, earlier_kind, kind })
+    /// Whether two strong accesses are morally strong.
+    fn morally_strong(&self, a: Record, b: Record) -> bool {
+        let (Some(x), Some(y)) = (a.strong(), b.strong()) else { return false };
+        let (Some(from), Some(to)) = (a.actor(), b.actor()) else { return false };
+        let complete = x.bytes == y.bytes || x.bytes == 0 || y.bytes == 0;
+        let between = self.topology.between(self.cta(from), self.cta(to));
+        complete && a.is_async() == b.is_async() && between <= x.scope.min(y.scope)
     }
 
     /// Whether a tensor operation is known to be complete, but no `tcgen05.fence` orders `record` behind it.
@@ -109,20 +83,96 @@ impl Check<'_> {
         else {
             return false;
         };
-        if id == me || self.pipelined(id, me) || self.clock.tensor.contains(id) {
+        let (Some(x), Some(y)) = (self.operations.get(id), self.operations.get(me)) else { return true };
+        if id == me || Operations::pipelined(x, y) {
+            return false;
+        }
+        if Operations::is_done(x, true, self.known.clock.tensor.get(x.cta)) {
             return false;
         }
         // A warp's own loads and stores have been waited for.
-        let own = |x: &Operation, y: &Operation| x.cta == y.cta && x.place.thread / 32 == y.place.thread / 32;
-        !matches!((self.operation(id), self.operation(me)), (Some(x), Some(y)) if !x.is_async && own(x, y))
+        x.is_async || x.cta != y.cta || x.place.thread / 32 != y.place.thread / 32
     }
 
-    /// Whether two operations execute in issue order without a wait: tcgen05 mma and cp of one CTA.
-    fn pipelined(&self, a: u64, b: u64) -> bool {
-        let kind = |o: &Operation| matches!(o.what, "tcgen05.mma" | "tcgen05.cp" | "tcgen05.shift");
-        match (self.operation(a), self.operation(b)) {
-            (Some(x), Some(y)) => x.cta == y.cta && kind(x) && kind(y),
+    /// Whether an actor knows that an operation's writes, or reads, are done.
+    fn done(&self, id: u64, wrote: bool, by: &View) -> bool {
+        self.operations.get(id).is_some_and(|o| Operations::is_done(o, wrote, by.operations.get(o.cta)))
+    }
+
+    /// Whether an earlier access, which `wrote` or read, is known.
+    #[inline]
+    pub fn knows(&self, earlier: Record, wrote: bool) -> bool {
+        match earlier.actor() {
+            Some(Actor::Thread(t, epoch)) => self.known.knows(self.topology.thread(t), epoch),
+            Some(Actor::Operation(id)) => self.done(id, wrote, &self.known.clock.seen),
+            None => true,
+        }
+    }
+
+    /// What is missing between an earlier access, which `wrote` or read, and this one.
+    fn missing(&self, earlier: Record, wrote: bool, record: Record) -> Option<Missing> {
+        let actor = earlier.actor()?;
+        if earlier.mask() & record.mask() == 0 || self.morally_strong(earlier, record) {
+            return None;
+        }
+        // An actor's own accesses, lanes of a warp in the same instruction, and what executes in issue order.
+        let own = match (actor, record.actor()) {
+            (Actor::Thread(t, _), Some(Actor::Thread(me, _))) => {
+                me == t || me / 32 == t / 32 && earlier.pc == record.pc
+            }
+            (Actor::Operation(id), Some(Actor::Operation(me))) => {
+                let both = self.operations.get(id).zip(self.operations.get(me));
+                me == id || both.is_some_and(|(x, y)| Operations::pipelined(x, y))
+            }
             _ => false,
+        };
+        if !own && !self.knows(earlier, wrote) {
+            let strong = earlier.is_strong() && record.is_strong();
+            return Some(if strong { Missing::MoralStrength } else { Missing::Order });
+        }
+        // Through different proxies the earlier access must also be fenced; an operation's completion is.
+        let crosses = record.is_async() && !earlier.is_async() && self.space != Space::Tensor;
+        let fenced = || match actor {
+            Actor::Thread(t, epoch) => self.known.fenced(self.topology.thread(t), epoch, self.space),
+            Actor::Operation(id) => self.done(id, wrote, self.known.clock.fenced(self.space)),
+        };
+        if crosses && !own && !fenced() {
+            return Some(Missing::ProxyFence);
+        }
+        let tensor = self.tensor_fences && self.space == Space::Tensor && self.unfenced(earlier, record);
+        tensor.then_some(Missing::TensorFence)
+    }
+
+    /// The first earlier access of a granule that `record` conflicts with.
+    pub fn conflict(&self, cell: &Cell, readers: &Readers, record: Record) -> Option<Conflict> {
+        let found = |missing: Missing, earlier: Record, earlier_kind: &'static str| Conflict {
+            missing,
+            earlier: self.who(earlier),
+            earlier_kind,
+            kind: if self.write { "write" } else { "read" },
+        };
+        if let Some(missing) = self.missing(cell.write, true, record) {
+            return Some(found(missing, cell.write, "write"));
+        }
+        if !self.write {
+            return None;
+        }
+        readers.records(cell.read).find_map(|r| {
+            // Generic reads before an async write need the order only: the ISA asks for no proxy fence there that
+            // CUTLASS would not leave out.
+            let missing = self.missing(r, false, record).filter(|&m| m != Missing::ProxyFence)?;
+            Some(found(missing, r, "read"))
+        })
+    }
+
+    fn who(&self, record: Record) -> Who {
+        match record.actor() {
+            Some(Actor::Thread(t, _)) => Who::Thread(self.topology.thread(t), record.pc),
+            Some(Actor::Operation(id)) => match self.operations.get(id) {
+                Some(o) => Who::Operation(o.what, o.place.clone()),
+                None => Who::Operation("operation", Place::default()),
+            },
+            None => Who::Operation("nobody", Place::default()),
         }
     }
 }

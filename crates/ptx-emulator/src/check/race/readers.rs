@@ -5,8 +5,9 @@
 
 use super::shadow::Record;
 
-/// Members kept of one set: warps and operations.
-const MEMBERS: usize = 64;
+/// Members of a set from which on those are dropped that a new reader knows: whoever is ordered behind it is ordered
+/// behind them.
+const MANY: usize = 64;
 
 /// Accesses that differ in the lane only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,21 @@ struct Set {
     /// Granules that have it.
     granules: u32,
     members: Vec<Member>,
+    /// Members at which to look again for some to drop.
+    limit: usize,
+}
+
+impl Set {
+    /// Drops members that a new reader makes superfluous, if there are many.
+    fn thin(&mut self, new: Record, known: impl Fn(Record) -> bool) {
+        if self.members.len() < self.limit.max(MANY) {
+            return;
+        }
+        let covered =
+            |r: Record| r.mask() & !new.mask() == 0 && (r.is_strong() || !new.is_strong()) && known(r);
+        self.members.retain(|m| !m.records().all(covered));
+        self.limit = 2 * self.members.len();
+    }
 }
 
 /// All sets of a cluster.
@@ -44,8 +60,8 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// What a cell holds after `new`, if it held `old`.
-    pub fn add(&mut self, old: Record, new: Record) -> Record {
+    /// What a cell holds after `new`, if it held `old`. `known`: whether the new reader knows a read.
+    pub fn add(&mut self, old: Record, new: Record, known: impl Fn(Record) -> bool) -> Record {
         if old.is_none() || old.same_actor(new) {
             return new.joined(old);
         }
@@ -57,14 +73,17 @@ impl Readers {
             return Record::set(number);
         };
         if self.sets[number as usize].granules == 1 {
+            self.sets[number as usize].thin(new, known);
             insert(&mut self.sets[number as usize].members, new);
             return old;
         }
         let copy = self.fresh();
         let mut members = std::mem::take(&mut self.sets[copy as usize].members);
         members.extend_from_slice(&self.sets[number as usize].members);
-        insert(&mut members, new);
         self.sets[copy as usize].members = members;
+        self.sets[copy as usize].limit = self.sets[number as usize].limit;
+        self.sets[copy as usize].thin(new, known);
+        insert(&mut self.sets[copy as usize].members, new);
         self.drop(old);
         Record::set(copy)
     }
@@ -103,6 +122,7 @@ impl Readers {
             self.sets.len() as u32 - 1
         });
         self.sets[number as usize].granules = 1;
+        self.sets[number as usize].limit = 0;
         number
     }
 }
@@ -137,9 +157,6 @@ fn insert(members: &mut Vec<Member>, new: Record) {
     {
         m.lanes |= new.lanes;
         return;
-    }
-    if members.len() == MEMBERS {
-        members.remove(0);
     }
     members.push(new);
 }

@@ -1,6 +1,7 @@
 //! Who touched what last: compact records, one cell per granule, pages of cells.
 
 use super::readers::Readers;
+use crate::ops::hooks::{Scope, Strong};
 
 /// Who made an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,19 @@ pub struct Record {
     pub(super) epoch: u32,
     /// Code index.
     pub pc: u32,
-    /// Bytes of the granule (bits 0 - 3), and the constants below. The upper 16 bits are free.
+    /// Bytes of the granule (bits 0 - 3), and the constants below. The upper half is free.
     flags: u32,
+}
+
+/// Where scope and size of a strong access are: the scope's number, and the power of two plus 1 (0 = not known).
+const SCOPE: u32 = 8;
+const SIZE: u32 = 11;
+
+fn encode(strong: Option<Strong>) -> u32 {
+    strong.map_or(0, |s| {
+        let size = if s.bytes == 0 { 0 } else { s.bytes.trailing_zeros() + 1 };
+        STRONG | (s.scope as u32) << SCOPE | size << SIZE
+    })
 }
 
 const MASK: u32 = 0xf;
@@ -39,13 +51,13 @@ impl Record {
 
     /// An access of a thread, through the generic proxy, to all bytes of the granule.
     #[inline(always)]
-    pub fn thread(thread: u32, epoch: u32, pc: u32, strong: bool) -> Self {
-        Self { who: thread, epoch, pc, flags: MASK | THREAD | if strong { STRONG } else { 0 } }
+    pub fn thread(thread: u32, epoch: u32, pc: u32, strong: Option<Strong>) -> Self {
+        Self { who: thread, epoch, pc, flags: MASK | THREAD | encode(strong) }
     }
 
     /// An access of an operation. (Operations are far fewer than 2^32: each keeps its issuer's knowledge.)
-    pub fn operation(id: u64, pc: u32, is_async: bool, strong: bool) -> Self {
-        let flags = if is_async { ASYNC } else { 0 } | if strong { STRONG } else { 0 };
+    pub fn operation(id: u64, pc: u32, is_async: bool, strong: Option<Strong>) -> Self {
+        let flags = if is_async { ASYNC } else { 0 } | encode(strong);
         Self { who: id as u32, epoch: 0, pc, flags: flags | MASK | OPERATION }
     }
 
@@ -87,6 +99,18 @@ impl Record {
     /// Strong or atomic.
     pub fn is_strong(self) -> bool {
         self.flags & STRONG != 0
+    }
+
+    /// Scope and size, if strong.
+    pub fn strong(self) -> Option<Strong> {
+        let scope = [Scope::Warp, Scope::Cta, Scope::Cluster, Scope::Gpu, Scope::Sys];
+        self.is_strong().then(|| Strong {
+            scope: scope[(self.flags >> SCOPE & 7) as usize % scope.len()],
+            bytes: match self.flags >> SIZE & 7 {
+                0 => 0,
+                n => 1 << (n - 1),
+            },
+        })
     }
 
     /// Whether there was none.
@@ -200,10 +224,12 @@ pub struct Shadow {
     shared: Vec<Vec<Cell>>,
     /// Tensor memory by CTA rank: partition * 512 + column.
     tensor: Vec<Vec<Cell>>,
-    /// Global memory by allocation number: those that the kernel writes.
+    /// Global memory by allocation number: those that the kernel writes, or all.
     global: Vec<Option<Pages>>,
     /// Cells with several readers.
     pub(super) readers: Readers,
+    /// Whether all of global memory is followed, not only what has been written.
+    pub follow_all: bool,
 }
 
 impl Shadow {
@@ -220,11 +246,20 @@ impl Shadow {
         (grown(&mut self.tensor, cta, first, first + n), &mut self.readers)
     }
 
+    /// A CTA has finished.
+    pub fn retire(&mut self, cta: u32) {
+        for all in [&mut self.shared, &mut self.tensor] {
+            for cell in all.get_mut(cta as usize).map(std::mem::take).unwrap_or_default() {
+                self.readers.drop(cell.read);
+            }
+        }
+    }
+
     /// The pages of the allocation of an address, which exists. `None` if the kernel has only read it up to now.
     #[inline]
     pub fn global(&mut self, address: u64, write: bool) -> Option<(&mut Pages, &mut Readers)> {
         let allocation = (address >> ALLOCATION_SHIFT) as usize;
-        if write && self.global.get(allocation).is_none_or(Option::is_none) {
+        if (write || self.follow_all) && self.global.get(allocation).is_none_or(Option::is_none) {
             if allocation >= self.global.len() {
                 self.global.resize_with(allocation + 1, || None);
             }

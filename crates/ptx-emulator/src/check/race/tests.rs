@@ -7,11 +7,19 @@ use super::conflict::{Conflict, Who};
 use super::detector::Detector;
 use crate::check::Place;
 use crate::machine::Random;
-use crate::ops::hooks::{Kind, Object, Proxy, Range};
+use crate::ops::hooks::{Kind, Object, Proxy, Range, Scope, Strong};
 
 const THREADS: usize = 96;
 /// Global accesses go to one allocation.
 const BASE: u64 = 3 << 36;
+
+const ATOMIC: Kind = Kind::Atomic(Strong { scope: Scope::Gpu, bytes: 0 });
+
+fn detector() -> Detector {
+    let mut detector = Detector::new(1, THREADS as u32);
+    detector.admit(0, 0);
+    detector
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Access {
@@ -119,7 +127,7 @@ fn same(found: Option<&Conflict>, expected: &[(bool, Access)], what: &str) {
     };
     let fits = |&(write, e): &(bool, Access)| {
         let who = match (&found.earlier, e.thread) {
-            (&Who::Thread(t, pc), Some((thread, _))) => (t as usize, pc) == (thread, e.pc),
+            (&Who::Thread((0, t), pc), Some((thread, _))) => (t as usize, pc) == (thread, e.pc),
             (Who::Operation(_, place), None) => u64::from(place.line) == e.operation,
             _ => false,
         };
@@ -135,7 +143,7 @@ fn one(
     slow: &mut Detector,
     plain: &mut Plain,
 ) -> usize {
-    let (write, strong) = (kind == Kind::Write || kind == Kind::Atomic, kind == Kind::Atomic);
+    let (write, strong) = (kind != Kind::Read, matches!(kind, Kind::Atomic(_)));
     let global = random.below(2) == 0;
     let bytes = 1u32 << random.below(6);
     let pc = random.below(6) as u32;
@@ -147,7 +155,7 @@ fn one(
         (base + start + l as u64 * step * u64::from(bytes)) & !(u64::from(bytes) - 1)
     });
     let shared = (!global).then_some(0);
-    let access = WarpAccess { shared, first: warp as u32, mask, addresses: &addresses, bytes, pc };
+    let access = WarpAccess { shared, first: (0, warp as u32), mask, addresses: &addresses, bytes, pc };
     let found = detector.warp_access(&access, kind);
     let mut conflicts = 0;
     for lane in (0..32).filter(|l| mask >> l & 1 == 1) {
@@ -161,7 +169,7 @@ fn one(
         let expected = plain.access(global, at, u64::from(bytes), write, new);
         let what = format!("lane {lane} of {warp}, {kind:?} of {bytes} at {at:#x}");
         same(found.iter().find(|(l, _)| *l == lane).map(|(_, c)| c), &expected, &what);
-        same(slow.thread_access(thread as u32, pc, range, kind).as_ref(), &expected, &what);
+        same(slow.thread_access((0, thread as u32), pc, range, kind).as_ref(), &expected, &what);
         conflicts += usize::from(!expected.is_empty());
     }
     conflicts
@@ -172,33 +180,41 @@ fn shadow_is_as_the_plain_one() {
     let (mut conflicts, mut clean) = (0, 0);
     for seed in 0..60 {
         let mut random = Random::new(seed);
-        let (mut detector, mut slow) = (Detector::new(THREADS), Detector::new(THREADS));
+        let (mut detector, mut slow) = (detector(), detector());
         let mut plain = Plain::new();
         for _ in 0..150 {
             let thread = random.below(THREADS);
-            let object = Object::Global(random.below(2) as u64);
+            let object = Object::NamedBarrier(0, random.below(2) as u32, 0);
             match random.below(12) {
                 0 => {
                     // All threads release, then all acquire: a barrier.
                     for t in 0..THREADS {
-                        [&mut detector, &mut slow].into_iter().for_each(|d| d.release(t as u32, object));
+                        [&mut detector, &mut slow]
+                            .into_iter()
+                            .for_each(|d| d.release((0, t as u32), object, None));
                         let known = plain.threads[t].clone();
                         plain.objects.entry(object).or_default().join(&known);
                         plain.next_epoch(t);
                     }
                     for t in 0..THREADS {
-                        [&mut detector, &mut slow].into_iter().for_each(|d| d.acquire(t as u32, object));
+                        [&mut detector, &mut slow]
+                            .into_iter()
+                            .for_each(|d| d.acquire((0, t as u32), object, Scope::Cta));
                         plain.threads[t].join(&plain.objects[&object]);
                     }
                 }
                 1 => {
-                    [&mut detector, &mut slow].into_iter().for_each(|d| d.release(thread as u32, object));
+                    [&mut detector, &mut slow]
+                        .into_iter()
+                        .for_each(|d| d.release((0, thread as u32), object, None));
                     let known = plain.threads[thread].clone();
                     plain.objects.entry(object).or_default().join(&known);
                     plain.next_epoch(thread);
                 }
                 2 => {
-                    [&mut detector, &mut slow].into_iter().for_each(|d| d.acquire(thread as u32, object));
+                    [&mut detector, &mut slow]
+                        .into_iter()
+                        .for_each(|d| d.acquire((0, thread as u32), object, Scope::Cta));
                     if let Some(known) = plain.objects.get(&object) {
                         plain.threads[thread].join(known);
                     }
@@ -208,7 +224,7 @@ fn shadow_is_as_the_plain_one() {
                     let id = plain.operations.len() as u64;
                     let place = Place { line: id as u32, ..Place::default() };
                     let issue = |d: &mut Detector| {
-                        d.issue(thread as u32, 0, Proxy::Generic, "copy", place.clone(), 77)
+                        d.issue((0, thread as u32), Proxy::Generic, "copy", place.clone(), 77)
                     };
                     assert_eq!((issue(&mut detector), issue(&mut slow)), (id, id));
                     plain.next_epoch(thread);
@@ -231,7 +247,7 @@ fn shadow_is_as_the_plain_one() {
                     }
                 }
                 n => {
-                    let kind = [Kind::Read, Kind::Read, Kind::Write, Kind::Atomic][n % 4];
+                    let kind = [Kind::Read, Kind::Read, Kind::Write, ATOMIC][n % 4];
                     let found = one(&mut random, kind, &mut detector, &mut slow, &mut plain);
                     conflicts += found;
                     clean += usize::from(found == 0);

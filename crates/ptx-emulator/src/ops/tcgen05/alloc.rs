@@ -65,6 +65,7 @@ impl Execute for Alloc {
         }
         let memory = ctx.cluster.state.tcgen05.memory(rank);
         let Some(column) = memory.allocate(columns, line) else { return Flow::Retry(Wait::TensorMemory) };
+        ctx.cluster.state.tcgen05.set_changed();
         let Some(location) = ctx.locate(self.space, self.addr, lane) else { return Flow::Abort };
         hooks::tensor_allocated(ctx, column, columns);
         hooks::thread_access(ctx, lane, location, 4, Kind::Write);
@@ -101,6 +102,7 @@ impl Execute for Dealloc {
             let message = format!("no allocation of {columns} columns at {address:#010x}");
             ctx.finding(Class::TensorAlloc, lane, message, None);
         }
+        ctx.cluster.state.tcgen05.set_changed();
         ctx.cluster.wake_all(|w| w == Wait::TensorMemory);
         Flow::Next
     }

@@ -21,6 +21,8 @@ pub struct TensorMemory {
     cells: Vec<u32>,
     init: Vec<bool>,
     allocations: Vec<Allocation>,
+    /// Columns that other CTAs on the multiprocessor hold: first, number.
+    pub neighbours: Vec<(u32, u32)>,
     /// Columns of the last successful allocation: later ones must not ask for more.
     pub last: u32,
     /// Whether the CTA has given up its permit.
@@ -34,6 +36,7 @@ impl Default for TensorMemory {
             cells: vec![u32::MAX; LANES * COLUMNS],
             init: vec![false; LANES * COLUMNS],
             allocations: Vec::new(),
+            neighbours: Vec::new(),
             last: u32::MAX,
             relinquished: false,
         }
@@ -43,8 +46,10 @@ impl Default for TensorMemory {
 impl TensorMemory {
     /// Takes the lowest free run of `columns` columns; `None` if there is none.
     pub fn allocate(&mut self, columns: u32, line: u32) -> Option<u32> {
-        let free =
-            |at: u32| self.allocations.iter().all(|a| at + columns <= a.column || a.column + a.columns <= at);
+        let free = |at: u32| {
+            let own = self.allocations.iter().map(|a| (a.column, a.columns));
+            own.chain(self.neighbours.iter().copied()).all(|(c, n)| at + columns <= c || c + n <= at)
+        };
         let column = (0..COLUMNS as u32).step_by(32).find(|&c| c + columns <= COLUMNS as u32 && free(c))?;
         self.allocations.push(Allocation { column, columns, line });
         self.last = columns;

@@ -34,6 +34,8 @@ pub struct State {
     pub in_flight: Vec<InFlight>,
     /// Number of the next operation.
     pub next: u64,
+    /// Whether allocations have changed since others were told.
+    changed: bool,
     /// The `.cta_group` seen first, and where: a kernel uses one value.
     pub cta_group: Option<(u32, u32)>,
 }
@@ -42,6 +44,37 @@ impl State {
     /// Tensor memory of a CTA.
     pub fn memory(&mut self, cta: u32) -> &mut TensorMemory {
         self.memory.entry(cta).or_default()
+    }
+
+    /// Notes that allocations have changed.
+    pub fn set_changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether allocations have changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Columns that a CTA holds: first, number.
+    pub fn allocations(&self, cta: u32) -> impl Iterator<Item = (u32, u32)> {
+        self.memory.get(&cta).into_iter().flat_map(|m| m.allocations()).map(|a| (a.column, a.columns))
+    }
+
+    /// Columns that other CTAs on the same multiprocessor hold.
+    pub fn set_neighbours(&mut self, cta: u32, columns: Vec<(u32, u32)>) {
+        self.memory(cta).neighbours = columns;
+    }
+
+    /// Who holds the columns that a CTA waits for.
+    pub fn describe_wait(&self, cta: u32) -> String {
+        let Some(memory) = self.memory.get(&cta) else { return "columns of tensor memory".to_owned() };
+        let sum = |all: &mut dyn Iterator<Item = u32>| all.sum::<u32>();
+        format!(
+            "columns of tensor memory: of 512 it holds {} itself, and other CTAs on its multiprocessor hold {}",
+            sum(&mut memory.allocations().iter().map(|a| a.columns)),
+            sum(&mut memory.neighbours.iter().map(|n| n.1))
+        )
     }
 
     /// All threads have exited: every column must have been freed.

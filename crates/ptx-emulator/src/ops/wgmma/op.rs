@@ -87,16 +87,22 @@ impl Execute for MmaAsync {
         for &reg in &self.dst {
             for lane in 0..LANES {
                 let value = ctx.warp.get(reg, lane);
-                ctx.warp.set(reg, lane, value, Origin::new(OriginKind::InFlight, pc));
+                ctx.warp.set_unnoticed(reg, lane, value, Origin::new(OriginKind::InFlight, pc));
             }
         }
         let a_regs = match &self.a {
-            OperandA::Registers(regs) => registers(regs).map(|r| (r, *ctx.warp.row(r))).collect(),
+            OperandA::Registers(regs) => registers(regs).collect(),
             OperandA::Descriptor(_) => Vec::new(),
         };
         let group = warpgroup(ctx, key);
         let commit = group.warps[slot].commits;
-        group.warps[slot].in_flight.push(InFlight { group: commit, d: self.dst.clone(), a: a_regs, pc });
+        group.warps[slot].in_flight.push(InFlight {
+            group: commit,
+            d: self.dst.clone(),
+            a: a_regs,
+            a_written: false,
+            pc,
+        });
         // A warp may run ahead of the others by several instructions.
         let at = (group.warps[slot].issued - group.gathered) as usize;
         group.warps[slot].issued += 1;
@@ -187,8 +193,8 @@ impl MmaAsync {
         let overwritten =
             self.dst.iter().any(|&r| state.owns(r) && (0..LANES).any(|lane| !in_flight(r, lane)));
         let free = self.dst.iter().copied().filter(|&r| !state.owns(r));
-        let unfenced = free.chain(a).any(|r| state.unfenced(r, ctx.warp.row(r)));
-        let fenced = state.fenced.is_some();
+        let unfenced = free.chain(a).any(|r| ctx.warp.is_written(r));
+        let fenced = state.fenced;
         warpgroup(ctx, key).warps[slot] = state;
         if overwritten {
             let message = "an accumulator in flight was written by another instruction".to_owned();
@@ -329,7 +335,7 @@ impl AsyncOp for Pending {
                             value |= products(row, column, c) << (16 * half);
                         }
                         let origin = warp.origin(reg, lane);
-                        warp.set(reg, lane, u64::from(value), origin);
+                        warp.set_unnoticed(reg, lane, u64::from(value), origin);
                     }
                 }
             }
@@ -348,8 +354,8 @@ impl AsyncOp for Pending {
     }
 }
 
-/// `wgmma.fence`: orders register accesses. Values move in program order here; what registers hold is noted, so that
-/// a later wgmma can tell whether they have been written since.
+/// `wgmma.fence`: orders register accesses. Values move in program order here; which registers are written from now
+/// on is noted, so that a later wgmma can tell.
 pub(super) struct Fence;
 
 impl Execute for Fence {
@@ -360,11 +366,13 @@ impl Execute for Fence {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         if ctx.checks().wgmma {
             let (key, slot) = key(ctx);
-            let fenced = warpgroup(ctx, key).warps[slot].fenced.take();
-            let mut values = fenced.unwrap_or_default();
-            values.clear();
-            values.extend_from_slice(ctx.warp.values());
-            warpgroup(ctx, key).warps[slot].fenced = Some(values);
+            let mut state = std::mem::take(&mut warpgroup(ctx, key).warps[slot]);
+            for f in &mut state.in_flight {
+                f.a_written |= f.a.iter().any(|&r| ctx.warp.is_written(r));
+            }
+            state.fenced = true;
+            ctx.warp.forget_writes();
+            warpgroup(ctx, key).warps[slot] = state;
         }
         Flow::Next
     }
@@ -424,7 +432,7 @@ impl Execute for WaitGroup {
             for lane in 0..LANES {
                 if matches!(ctx.warp.origin(reg, lane).parts(), Some((OriginKind::InFlight, _))) {
                     let value = ctx.warp.get(reg, lane);
-                    ctx.warp.set(reg, lane, value, Origin::CLEAN);
+                    ctx.warp.set_unnoticed(reg, lane, value, Origin::CLEAN);
                 } else {
                     overwritten = true;
                 }
@@ -433,19 +441,12 @@ impl Execute for WaitGroup {
         if !ctx.checks().wgmma {
             return Flow::Next;
         }
-        let rows: Vec<[u64; LANES]> = regs.iter().map(|&reg| *ctx.warp.row(reg)).collect();
-        if let Some(values) = &mut warpgroup(ctx, key).warps[slot].fenced {
-            for (&reg, row) in regs.iter().zip(&rows) {
-                let at = reg as usize * LANES;
-                values[at..at + LANES].copy_from_slice(row);
-            }
-        }
         if overwritten {
             let message = "an accumulator was written by another instruction before this wait".to_owned();
             ctx.finding(Class::Wgmma, 0, message, None);
         }
         for f in &done {
-            if f.a.iter().any(|(reg, row)| ctx.warp.row(*reg) != row) {
+            if f.a_written || f.a.iter().any(|&r| ctx.warp.is_written(r)) {
                 let place = ctx.env.place(f.pc, ctx.cluster.ctas[ctx.cta].linear, ctx.thread(0));
                 let message = "a register operand A was written before a wait for its wgmma".to_owned();
                 let earlier = Access { place, what: "read in flight".to_owned() };

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::machine::LANES;
 use crate::program::Reg;
 
 /// A warpgroup: (CTA rank, warpgroup index).
@@ -32,8 +31,10 @@ pub struct InFlight {
     pub group: u32,
     /// Accumulators.
     pub d: Vec<Reg>,
-    /// Register operand A, with the values at issue.
-    pub a: Vec<(Reg, [u64; LANES])>,
+    /// Register operand A.
+    pub a: Vec<Reg>,
+    /// Whether it was written, before the last `wgmma.fence`.
+    pub a_written: bool,
     /// Code index.
     pub pc: u32,
 }
@@ -47,20 +48,14 @@ pub struct WarpState {
     pub commits: u32,
     /// Operations issued and not waited for.
     pub in_flight: Vec<InFlight>,
-    /// Values of all registers at the last `wgmma.fence`, those that wgmma has written since brought up to date.
-    pub fenced: Option<Vec<u64>>,
+    /// Whether there has been a `wgmma.fence`. (The warp knows which registers have been written since.)
+    pub fenced: bool,
 }
 
 impl WarpState {
     /// Whether a register is an accumulator in flight.
     pub fn owns(&self, reg: Reg) -> bool {
         self.in_flight.iter().any(|f| f.d.contains(&reg))
-    }
-
-    /// Whether a register has been written by other instructions since the last `wgmma.fence`; `true` without one.
-    pub fn unfenced(&self, reg: Reg, row: &[u64; LANES]) -> bool {
-        let at = reg as usize * LANES;
-        self.fenced.as_ref().is_none_or(|values| values.get(at..at + LANES) != Some(&row[..]))
     }
 }
 

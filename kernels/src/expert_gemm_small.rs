@@ -1,0 +1,730 @@
+//! Expert GEMMs for few tokens per expert: weights are read once and streamed through shared memory, tokens come in
+//! tiles of eight. The decode form; right for any number of tokens.
+//!
+//! # Work
+//! The list of (expert, token tile, row tile), expert by expert, is dealt to the blocks in contiguous shares, equal to
+//! one tile. Inside a block the tiles of the share go to the warps in turn. A warp runs the whole K of a row tile (16
+//! rows) by itself: one chain of `mma.sync.m16n8k16` over ascending k, no split, so a token has the same bits in every
+//! form and batch.
+//!
+//! # Data
+//! * Weights: every warp has its own ring of stages of [`STAGE_UNITS`] units of [`crate::fragment`], filled by 1D
+//!   bulk copies that one lane issues, an mbarrier per stage. A stage is refilled as soon as the warp has read it; the
+//!   ring runs on across tiles and experts, so the next tile's weights are under way during an epilogue, and while the
+//!   block changes its tokens.
+//! * Tokens: up to eight rows of f16, one bulk copy each, row-major with 16 bytes between rows, so that `ldmatrix` is
+//!   free of bank conflicts and gives the B fragments of two steps. Columns of the MMA without a token read a row that
+//!   is there: the columns of a product do not mix, and what they hold is not stored. So nothing is zeroed.
+//!
+//! Columns of K and shared memory: see [`stages`] and [`warps`]. Whatever is loop-invariant in shared memory takes
+//! [`FIXED_BYTES`]; tokens take `8 * (128 * k_units + 16)`, the rings the rest.
+
+use crate::epilogue;
+use crate::expand::{self, Table};
+use crate::expert_list::{self, ExpertList};
+use crate::fragment::{CODE_BYTES, GATE_UP_FEATURES, TILE_ROWS, UNIT_BYTES};
+use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
+use cuda_std::half::bf16x2_from_f32;
+use cuda_std::prelude::*;
+use cuda_std::{bulk, grid, mbarrier, mma};
+
+/// Most warps of a block.
+pub const MAX_WARPS: u32 = 24;
+/// Tokens of a tile: columns of the MMA.
+pub const TOKENS: u32 = 8;
+/// Units of 64 columns of a stage.
+pub const STAGE_UNITS: u32 = 4;
+/// Bytes of a stage.
+const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
+/// Mbarriers for all rings.
+const RING_BARRIERS: u32 = 88;
+/// Most stages of a ring; one lane each initialises its barrier.
+const MAX_STAGES: u32 = 16;
+/// Bytes of a unit's columns of one token.
+const UNIT_TOKEN_BYTES: u32 = 128;
+/// Bytes between two token rows: a 16-byte bank group further in each, for `ldmatrix`.
+const TOKEN_GAP: u32 = 16;
+
+/// Byte offsets in dynamic shared memory.
+mod at {
+    use super::*;
+    /// The list of experts.
+    pub const LIST: u32 = 0;
+    /// Scales of the tokens, f32 x 8, then alpha and alpha of up.
+    pub const SCALES: u32 = LIST + expert_list::BYTES;
+    /// The alphas.
+    pub const ALPHAS: u32 = SCALES + 4 * TOKENS;
+    /// The mbarrier of the tokens.
+    pub const TOKEN_BARRIER: u32 = ALPHAS + 8;
+    /// Those of the rings.
+    pub const RING_BARRIERS: u32 = TOKEN_BARRIER + mbarrier::BYTES;
+    /// The token rows; the rings follow.
+    pub const TOKENS_DATA: u32 =
+        (RING_BARRIERS + super::RING_BARRIERS * mbarrier::BYTES).next_multiple_of(16);
+}
+
+/// Shared memory besides tokens and rings.
+pub const FIXED_BYTES: u32 = at::TOKENS_DATA;
+/// Dynamic shared memory: all that a block can have.
+pub const SHARED_BYTES: u32 = 232_448;
+
+const _: () = {
+    assert!(at::RING_BARRIERS.is_multiple_of(8) && at::SCALES.is_multiple_of(16));
+    // DeepSeek's 7168 columns leave two stages to each of 24 warps.
+    assert!(stages(24, 112) == 2);
+    assert!(MAX_STAGES <= 32);
+};
+
+/// Bytes from one token row to the next.
+const fn token_stride(k_units: u32) -> u32 {
+    k_units * UNIT_TOKEN_BYTES + TOKEN_GAP
+}
+
+/// Stages of each of `warps` rings beside tokens of `k_units` units; 0 = does not fit.
+pub const fn stages(warps: u32, k_units: u32) -> u32 {
+    let used = FIXED_BYTES + TOKENS * token_stride(k_units);
+    let fit = SHARED_BYTES.saturating_sub(used) / (warps * STAGE_BYTES);
+    let fit = if fit < RING_BARRIERS / warps { fit } else { RING_BARRIERS / warps };
+    if fit < MAX_STAGES { fit } else { MAX_STAGES }
+}
+
+/// The number of warps for `k_units` units: the most, in steps of four, that have two stages each. None from
+/// [`MAX_K_UNITS`] on: the wide form takes such layers.
+pub const fn warps(k_units: u32) -> Option<u32> {
+    let mut warps = MAX_WARPS;
+    while warps != 0 {
+        if stages(warps, k_units) >= 2 {
+            return Some(warps);
+        }
+        warps -= 4;
+    }
+    None
+}
+
+/// Most units of 64 columns of K: 12,800 columns.
+pub const MAX_K_UNITS: u32 = 200;
+
+const _: () = assert!(warps(MAX_K_UNITS).is_some() && warps(112).unwrap() == 24 && warps(144).unwrap() == 16);
+
+/// Dimensions for `k_units` units on a device of `sms` multiprocessors: one block each. Any grid from one block on and
+/// any number of warps that has a stage is right, with the same bits.
+pub const fn dims(k_units: u32, sms: u32) -> Option<Dims> {
+    match warps(k_units) {
+        Some(warps) => {
+            Some(Dims { grid: [sms, 1, 1], block: [32 * warps, 1, 1], shared_bytes: SHARED_BYTES })
+        }
+        None => None,
+    }
+}
+
+/// Bounds of the kernels.
+pub const BOUNDS: LaunchBounds = LaunchBounds::block(32 * MAX_WARPS).min_ctas(1);
+
+macro_rules! launch {
+    ($name:literal, $out:literal, [$($up:expr)?], [$($limit:expr)?]) => {
+        Launch {
+            name: $name,
+            bounds: BOUNDS,
+            shared_bytes: SHARED_BYTES,
+            archs: &Arch::ALL,
+            geometry: Geometry::Warps,
+            args: &[
+                Arg::input("weights", "u8, fragment order: [experts][row_tiles][k_units] units; 16-byte aligned"),
+                Arg::input("alpha", "f32 [experts]: global scale of the weights (of gate)"),
+                $($up,)?
+                Arg::input("b", "f16 [b_rows, 64 * k_units], padding zero; 16-byte aligned"),
+                Arg::input("b_scale", "f32 [b_rows]: scale of each row; NaN for a row of zeros in place of NaN"),
+                Arg::input("row_token", "u32 [rows]: row of b of each expert row; or null for the row itself"),
+                Arg::input("offsets", "u32 [experts]: first row of each expert"),
+                Arg::input("counts", "u32 [experts]: rows of each expert"),
+                Arg::output("out", $out),
+                Arg::u32("experts", "1 to 385"),
+                Arg::u32("row_tiles", "row tiles of each expert's matrix"),
+                Arg::u32("k_units", "units of 64 columns"),
+                Arg::u32("first_tile", "first row tile to compute"),
+                Arg::u32("tile_count", "row tiles to compute, at least 1"),
+                Arg::u32("features", "features of a matrix; what is past them is not stored"),
+                Arg::u32("out_stride", "elements from one row of out to the next"),
+                Arg::u32("fold_alpha", "1: acc * (b_scale * alpha), 0: (acc * b_scale) * alpha"),
+                $($limit,)?
+            ],
+        }
+    };
+}
+
+/// `expert_gemm_small_swiglu_bf16`.
+pub const SWIGLU_BF16: Launch = launch!(
+    "expert_gemm_small_swiglu_bf16",
+    "bf16 [rows, out_stride]: column = feature - 8 * first_tile",
+    [Arg::input("alpha_up", "f32 [experts]: global scale of up")],
+    [Arg::f32("limit", "SwiGLU clamp, positive; +infinity for none")]
+);
+/// `expert_gemm_small_swiglu_f32`.
+pub const SWIGLU_F32: Launch = launch!(
+    "expert_gemm_small_swiglu_f32",
+    "f32 [rows, out_stride]: column = feature - 8 * first_tile",
+    [Arg::input("alpha_up", "f32 [experts]: global scale of up")],
+    [Arg::f32("limit", "SwiGLU clamp, positive; +infinity for none")]
+);
+/// `expert_gemm_small_plain_f32`.
+pub const PLAIN_F32: Launch = launch!(
+    "expert_gemm_small_plain_f32",
+    "f32 [rows, out_stride]: column = feature - 16 * first_tile",
+    [],
+    []
+);
+
+/// What a block computes and from what; the arguments of [`SWIGLU_BF16`] but `out`.
+struct Gemm {
+    weights: *const u8,
+    alpha: *const f32,
+    /// Null for a plain product.
+    alpha_up: *const f32,
+    b: *const u16,
+    b_scale: *const f32,
+    row_token: *const u32,
+    offsets: *const u32,
+    counts: *const u32,
+    experts: u32,
+    row_tiles: u32,
+    k_units: u32,
+    first_tile: u32,
+    tile_count: u32,
+}
+
+/// Takes the accumulators of a tile.
+trait Epilogue {
+    /// `acc` of one thread for row tile `tile` (0 = the first computed) of `tokens` (1..=8) rows from `row` on.
+    ///
+    /// # Safety
+    /// The thread's part of the output is writable; shared memory at `base` has the scales of the token tile.
+    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, base: u32);
+}
+
+/// The two token scales of a thread, and both alphas.
+///
+/// # Safety
+/// Shared memory at `base` has them.
+#[inline(always)]
+unsafe fn scales_thread(base: u32) -> ([f32; 2], [f32; 2]) {
+    // SAFETY: inside the block's shared memory, written before the token barrier.
+    unsafe {
+        let tokens = shared::load_v2(base + at::SCALES + warp::lane_id() % 4 * 8);
+        (tokens.map(f32::from_bits), shared::load_v2(base + at::ALPHAS).map(f32::from_bits))
+    }
+}
+
+/// SwiGLU of gate (rows 0..8 of the tile) and up (rows 8..16), to bf16 or f32.
+struct Swiglu<T> {
+    out: *mut T,
+    features: u32,
+    first_tile: u32,
+    out_stride: u32,
+    fold: bool,
+    limit: f32,
+}
+
+/// An element of the output of [`Swiglu`].
+trait Element: Copy {
+    /// The element of an f32.
+    fn of(value: f32) -> Self;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        value
+    }
+}
+
+/// bf16 bits.
+impl Element for u16 {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        bf16x2_from_f32(value, 0.0) as u16
+    }
+}
+
+impl<T: Element> Epilogue for Swiglu<T> {
+    #[inline(always)]
+    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, base: u32) {
+        let lane = warp::lane_id();
+        // SAFETY: the caller's scales.
+        let (b_scale, [alpha, alpha_up]) = unsafe { scales_thread(base) };
+        let [g0, g1, u0, u1] = acc;
+        let h = epilogue::swiglu([g0, g1], [u0, u1], b_scale, alpha, alpha_up, self.fold, self.limit);
+        let column = tile * GATE_UP_FEATURES as u32 + lane / 4;
+        if column + self.first_tile * GATE_UP_FEATURES as u32 >= self.features {
+            return;
+        }
+        let token = lane % 4 * 2;
+        // SAFETY: rows and columns of the output.
+        unsafe {
+            let to = self.out.add((row + token) as usize * self.out_stride as usize + column as usize);
+            if token < tokens {
+                *to = T::of(h[0]);
+            }
+            if token + 1 < tokens {
+                *to.add(self.out_stride as usize) = T::of(h[1]);
+            }
+        }
+    }
+}
+
+/// The scaled accumulators as they are.
+struct Plain {
+    out: *mut f32,
+    features: u32,
+    first_tile: u32,
+    out_stride: u32,
+    fold: bool,
+}
+
+impl Epilogue for Plain {
+    #[inline(always)]
+    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, base: u32) {
+        let lane = warp::lane_id();
+        // SAFETY: the caller's scales.
+        let (b_scale, [alpha, _]) = unsafe { scales_thread(base) };
+        let column = tile * TILE_ROWS as u32 + lane / 4;
+        let feature = column + self.first_tile * TILE_ROWS as u32;
+        let token = lane % 4 * 2;
+        // SAFETY: rows and columns of the output.
+        unsafe {
+            let to = self.out.add((row + token) as usize * self.out_stride as usize + column as usize);
+            let mut n = 0;
+            while n < 2 {
+                let to = to.add(n * self.out_stride as usize);
+                if token + (n as u32) < tokens {
+                    if feature < self.features {
+                        *to = epilogue::scaled(acc[n], b_scale[n], alpha, self.fold);
+                    }
+                    if feature + 8 < self.features {
+                        *to.add(8) = epilogue::scaled(acc[n + 2], b_scale[n], alpha, self.fold);
+                    }
+                }
+                n += 1;
+            }
+        }
+    }
+}
+
+/// The weights that a warp still has to fetch, in order: its tiles of the block's share, in stages.
+struct Fetch {
+    list: ExpertList<TOKENS>,
+    /// Next stage's weights.
+    from: *const u8,
+    /// Units left in its tile.
+    units: u32,
+    /// The tile: its number in the block's share, its row tile, its token tile and that one's entry.
+    tile: u32,
+    row_tile: u32,
+    token_tile: u32,
+    entry: u32,
+    entry_end: u32,
+    /// Tiles of the share.
+    tiles: u32,
+    warps: u32,
+}
+
+impl Fetch {
+    /// Starts the current tile, if it is one of the share.
+    ///
+    /// # Safety
+    /// The list is built.
+    #[inline(always)]
+    unsafe fn start_tile(&mut self, gemm: &Gemm) {
+        if self.tile >= self.tiles {
+            return;
+        }
+        while self.row_tile >= gemm.tile_count {
+            self.row_tile -= gemm.tile_count;
+            self.token_tile += 1;
+            if self.token_tile == self.entry_end {
+                self.entry += 1;
+                // SAFETY: the tile is one of the share, so its entry is there.
+                self.entry_end = unsafe { self.list.entry(self.entry).end };
+            }
+        }
+        // SAFETY: as above.
+        let expert = unsafe { self.list.entry(self.entry).expert };
+        let tile = expert * gemm.row_tiles + gemm.first_tile + self.row_tile;
+        // SAFETY: a row tile of the weights.
+        self.from = unsafe {
+            gemm.weights.add((u64::from(tile) * u64::from(gemm.k_units * UNIT_BYTES as u32)) as usize)
+        };
+        self.units = gemm.k_units;
+    }
+
+    /// Issues the copy of the next stage to `to`, counted on `barrier`; nothing if there is none.
+    ///
+    /// # Safety
+    /// The whole warp calls it; nobody reads the stage any more.
+    #[inline(always)]
+    unsafe fn issue_warp(&mut self, gemm: &Gemm, to: u32, barrier: u32) {
+        if self.units == 0 {
+            return;
+        }
+        let units = self.units.min(STAGE_UNITS);
+        let bytes = units * UNIT_BYTES as u32;
+        // SAFETY: the whole warp is here; the units are inside the tile, the stage holds them.
+        unsafe {
+            if warp::elect(warp::FULL) {
+                mbarrier::arrive_expect_tx(barrier, bytes);
+                bulk::load_hint(to, self.from, bytes, barrier, bulk::EVICT_FIRST);
+            }
+            self.from = self.from.add(bytes as usize);
+        }
+        self.units -= units;
+        if self.units == 0 {
+            self.tile += self.warps;
+            self.row_tile += self.warps;
+            // SAFETY: the caller's list.
+            unsafe { self.start_tile(gemm) };
+        }
+    }
+}
+
+/// `acc` plus the product of one unit: four k16 steps in ascending k.
+///
+/// # Safety
+/// The whole warp calls it; `codes` and `scales` are this lane's addresses in a unit, `b` its `ldmatrix` address of
+/// the unit's columns.
+#[inline(always)]
+unsafe fn unit_warp(table: Table, acc: &mut [f32; 4], codes: u32, scales: u32, b: u32) {
+    // SAFETY: the caller's addresses; the whole warp is here.
+    unsafe {
+        let words = shared::load_v4(codes);
+        let pairs = expand::scales(shared::load_v2(scales));
+        let [b0, b1, b2, b3] = mma::load_matrix_x4(b);
+        let [b4, b5, b6, b7] = mma::load_matrix_x4(b + UNIT_TOKEN_BYTES / 2);
+        mma::m16n8k16_f16(acc, table.fragment(words[0], pairs[0]), [b0, b1]);
+        mma::m16n8k16_f16(acc, table.fragment(words[1], pairs[1]), [b2, b3]);
+        mma::m16n8k16_f16(acc, table.fragment(words[2], pairs[2]), [b4, b5]);
+        mma::m16n8k16_f16(acc, table.fragment(words[3], pairs[3]), [b6, b7]);
+    }
+}
+
+/// The whole kernel.
+///
+/// # Safety
+/// As the entries.
+#[inline(always)]
+unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
+    let lane = warp::lane_id();
+    let warps = thread::block_dim_x() / 32;
+    let stages = stages(warps, gemm.k_units);
+    // SAFETY: the launch gives SHARED_BYTES, of which all that follows takes parts; every collective is reached by the
+    // whole warp (or block), as nothing before it depends on the lane.
+    unsafe {
+        // The same in all lanes, which the compiler can see.
+        let warp = warp::shuffle_idx(warp::FULL, thread::thread_idx_x() / 32, 0);
+        let base = shared::dynamic();
+        let stride = token_stride(gemm.k_units);
+        let barriers = base + at::RING_BARRIERS + warp * stages * mbarrier::BYTES;
+        let ring = base + at::TOKENS_DATA + TOKENS * stride + warp * stages * STAGE_BYTES;
+        if lane < stages {
+            mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
+        }
+        if thread::thread_idx_x() == 0 {
+            mbarrier::init(base + at::TOKEN_BARRIER, 1);
+        }
+        mbarrier::fence_init();
+
+        grid::wait_for_dependencies();
+        grid::launch_dependents();
+        let list = ExpertList::<TOKENS>(base + at::LIST);
+        list.build_cta(gemm.counts, gemm.offsets, gemm.experts, warp, warps);
+        thread::sync_threads();
+
+        // The block's share of the list.
+        let [entries, token_tiles] = list.totals();
+        // There are at most 385.
+        let table = Table::hidden(entries >> 16);
+        let all = token_tiles * gemm.tile_count;
+        let (blocks, block) = (thread::grid_dim_x(), thread::block_idx_x());
+        let (each, more) = (all / blocks, all % blocks);
+        let first = block * each + block.min(more);
+        let tiles = each + u32::from(block < more);
+        if tiles == 0 {
+            return;
+        }
+        let (mut token_tile, first_row_tile) = (first / gemm.tile_count, first % gemm.tile_count);
+        let mut entry_at = list.find_warp(token_tile, entries);
+        let mut entry = list.entry(entry_at);
+
+        let mut fetch = Fetch {
+            list,
+            from: gemm.weights,
+            units: 0,
+            tile: warp,
+            row_tile: first_row_tile + warp,
+            token_tile,
+            entry: entry_at,
+            entry_end: entry.end,
+            tiles,
+            warps,
+        };
+        fetch.start_tile(gemm);
+        let mut slot = 0;
+        while slot < stages {
+            fetch.issue_warp(gemm, ring + slot * STAGE_BYTES, barriers + slot * mbarrier::BYTES);
+            slot += 1;
+        }
+
+        slot = 0;
+        let mut parity = 0;
+        let mut token_parity = 0;
+        // The warp's next tile as a row tile of the current token tile, and the end of the share as one.
+        let mut tile = first_row_tile + warp;
+        let mut end = first_row_tile + tiles;
+        loop {
+            // The tokens: warp 0 looks them up while others may still work on the last ones.
+            let first_token = (entry.rows.div_ceil(TOKENS) - (entry.end - token_tile)) * TOKENS;
+            let row = entry.first_row + first_token;
+            let tokens = (entry.rows - first_token).min(TOKENS);
+            let (mut from, mut scale, mut alphas) = (0, 0.0, [0.0; 2]);
+            if warp == 0 {
+                let own = row + lane.min(tokens - 1);
+                from =
+                    if gemm.row_token.is_null() { own } else { *gemm.row_token.add(own as usize) } as usize;
+                scale = *gemm.b_scale.add(from);
+                let expert = entry.expert as usize;
+                let up = if gemm.alpha_up.is_null() { gemm.alpha } else { gemm.alpha_up };
+                alphas = [*gemm.alpha.add(expert), *up.add(expert)];
+            }
+            // Every warp is done with the last token tile and with its scales.
+            thread::sync_threads();
+            if opaque(warp == 0) {
+                let bytes = gemm.k_units * UNIT_TOKEN_BYTES;
+                let barrier = base + at::TOKEN_BARRIER;
+                if lane < TOKENS {
+                    shared::store_u32(base + at::SCALES + 4 * lane, scale.to_bits());
+                }
+                if lane == 0 {
+                    shared::store_v2(base + at::ALPHAS, alphas.map(f32::to_bits));
+                }
+                warp::sync_warp(warp::FULL);
+                if warp::elect(warp::FULL) {
+                    mbarrier::arrive_expect_tx(barrier, tokens * bytes);
+                }
+                warp::sync_warp(warp::FULL);
+                if lane < tokens {
+                    let from = gemm.b.cast::<u8>().add(from * bytes as usize);
+                    bulk::load(base + at::TOKENS_DATA + lane * stride, from, bytes, barrier);
+                }
+                warp::sync_warp(warp::FULL);
+            }
+            mbarrier::wait_parity(base + at::TOKEN_BARRIER, token_parity);
+            token_parity ^= 1;
+            let b_rows = base + at::TOKENS_DATA + (lane % 8).min(tokens - 1) * stride + lane / 8 * 16;
+
+            while tile < end.min(gemm.tile_count) {
+                let mut acc = [0.0; 4];
+                let mut b = b_rows;
+                let mut units = gemm.k_units;
+                while units != 0 {
+                    let barrier = barriers + slot * mbarrier::BYTES;
+                    let stage = ring + slot * STAGE_BYTES;
+                    mbarrier::wait_parity(barrier, parity);
+                    warp::sync_warp(warp::FULL);
+                    let mut codes = stage + 16 * lane;
+                    let mut scales = stage + CODE_BYTES as u32 + lane / 4 * 8;
+                    if units >= STAGE_UNITS {
+                        let mut n = 0;
+                        while n < STAGE_UNITS {
+                            let unit = n * UNIT_BYTES as u32;
+                            unit_warp(table, &mut acc, codes + unit, scales + unit, b + n * UNIT_TOKEN_BYTES);
+                            n += 1;
+                        }
+                        b += STAGE_UNITS * UNIT_TOKEN_BYTES;
+                        units -= STAGE_UNITS;
+                    } else {
+                        // The last stage of a K that is no multiple of a stage's.
+                        while units != 0 {
+                            unit_warp(table, &mut acc, codes, scales, b);
+                            codes += UNIT_BYTES as u32;
+                            scales += UNIT_BYTES as u32;
+                            b += UNIT_TOKEN_BYTES;
+                            units -= 1;
+                        }
+                    }
+                    // Every lane has read the stage.
+                    warp::sync_warp(warp::FULL);
+                    fetch.issue_warp(gemm, stage, barrier);
+                    slot += 1;
+                    if slot == stages {
+                        slot = 0;
+                        parity ^= 1;
+                    }
+                }
+                epilogue.store_thread(acc, tile, row, tokens, base);
+                tile += warps;
+            }
+
+            if end <= gemm.tile_count {
+                return;
+            }
+            end -= gemm.tile_count;
+            tile -= gemm.tile_count;
+            token_tile += 1;
+            if token_tile == entry.end {
+                entry_at += 1;
+                entry = list.entry(entry_at);
+            }
+        }
+    }
+}
+
+/// SwiGLU of gate and up to bf16; see [`SWIGLU_BF16`] for shapes and types.
+///
+/// # Safety
+/// The buffers have the shapes and alignments of [`SWIGLU_BF16`], `row_token` and `b` all rows that the routing names;
+/// the launch has whole warps with at least one stage each ([`stages`]) and its shared memory.
+#[kernel(bounds = BOUNDS)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn expert_gemm_small_swiglu_bf16(
+    weights: *const u8,
+    alpha: *const f32,
+    alpha_up: *const f32,
+    b: *const u16,
+    b_scale: *const f32,
+    row_token: *const u32,
+    offsets: *const u32,
+    counts: *const u32,
+    out: *mut u16,
+    experts: u32,
+    row_tiles: u32,
+    k_units: u32,
+    first_tile: u32,
+    tile_count: u32,
+    features: u32,
+    out_stride: u32,
+    fold_alpha: u32,
+    limit: f32,
+) {
+    let gemm = Gemm {
+        weights,
+        alpha,
+        alpha_up,
+        b,
+        b_scale,
+        row_token,
+        offsets,
+        counts,
+        experts,
+        row_tiles,
+        k_units,
+        first_tile,
+        tile_count,
+    };
+    let epilogue = Swiglu { out, features, first_tile, out_stride, fold: fold_alpha != 0, limit };
+    // SAFETY: the caller's duty.
+    unsafe { run(&gemm, &epilogue) }
+}
+
+/// SwiGLU of gate and up in f32; see [`SWIGLU_F32`] for shapes and types.
+///
+/// # Safety
+/// As [`expert_gemm_small_swiglu_bf16`].
+#[kernel(bounds = BOUNDS)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn expert_gemm_small_swiglu_f32(
+    weights: *const u8,
+    alpha: *const f32,
+    alpha_up: *const f32,
+    b: *const u16,
+    b_scale: *const f32,
+    row_token: *const u32,
+    offsets: *const u32,
+    counts: *const u32,
+    out: *mut f32,
+    experts: u32,
+    row_tiles: u32,
+    k_units: u32,
+    first_tile: u32,
+    tile_count: u32,
+    features: u32,
+    out_stride: u32,
+    fold_alpha: u32,
+    limit: f32,
+) {
+    let gemm = Gemm {
+        weights,
+        alpha,
+        alpha_up,
+        b,
+        b_scale,
+        row_token,
+        offsets,
+        counts,
+        experts,
+        row_tiles,
+        k_units,
+        first_tile,
+        tile_count,
+    };
+    let epilogue = Swiglu { out, features, first_tile, out_stride, fold: fold_alpha != 0, limit };
+    // SAFETY: the caller's duty.
+    unsafe { run(&gemm, &epilogue) }
+}
+
+/// The scaled products in f32; see [`PLAIN_F32`] for shapes and types.
+///
+/// # Safety
+/// As [`expert_gemm_small_swiglu_bf16`].
+#[kernel(bounds = BOUNDS)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn expert_gemm_small_plain_f32(
+    weights: *const u8,
+    alpha: *const f32,
+    b: *const u16,
+    b_scale: *const f32,
+    row_token: *const u32,
+    offsets: *const u32,
+    counts: *const u32,
+    out: *mut f32,
+    experts: u32,
+    row_tiles: u32,
+    k_units: u32,
+    first_tile: u32,
+    tile_count: u32,
+    features: u32,
+    out_stride: u32,
+    fold_alpha: u32,
+) {
+    let gemm = Gemm {
+        weights,
+        alpha,
+        alpha_up: core::ptr::null(),
+        b,
+        b_scale,
+        row_token,
+        offsets,
+        counts,
+        experts,
+        row_tiles,
+        k_units,
+        first_tile,
+        tile_count,
+    };
+    let epilogue = Plain { out, features, first_tile, out_stride, fold: fold_alpha != 0 };
+    // SAFETY: the caller's duty.
+    unsafe { run(&gemm, &epilogue) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_holds_what_the_planner_gives() {
+        for k_units in 1..=MAX_K_UNITS {
+            let warps = warps(k_units).unwrap();
+            let stages = stages(warps, k_units);
+            let bytes = FIXED_BYTES + TOKENS * token_stride(k_units) + warps * stages * STAGE_BYTES;
+            assert!(bytes <= SHARED_BYTES && stages >= 2 && warps * stages <= RING_BARRIERS);
+        }
+        assert_eq!(warps(220), None);
+    }
+}
