@@ -2,7 +2,7 @@
 //! [`super::matrix_bytes`] has those of 8-bit elements.
 
 use super::hooks::{self, Kind};
-use super::{Entry, form, root};
+use super::{Entry, form, root, traffic};
 use crate::check::Class;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, Ctx, Flow, LANES, Location};
@@ -69,6 +69,11 @@ pub(super) fn rows(
             }
         }
     }
+    let offsets: Vec<u32> = locations
+        .iter()
+        .filter_map(|l| if let Location::Shared(_, offset) = l { Some(*offset) } else { None })
+        .collect();
+    traffic::matrices(ctx, kind.into(), &offsets);
     Some(locations)
 }
 

@@ -28,6 +28,16 @@ pub(super) enum Operands {
 }
 
 impl Operands {
+    /// Types of A and B, for the counters.
+    fn names(self) -> String {
+        let integer = |signed| if signed { "s" } else { "u" };
+        match self {
+            Operands::Float(a, b) => format!("{}.{}", a.name(), b.name()),
+            Operands::Integer(bits, a, b) => format!("{}{bits}.{}{bits}", integer(a), integer(b)),
+            Operands::Double => "f64.f64".to_owned(),
+        }
+    }
+
     /// Bits of an element.
     fn bits(self) -> usize {
         match self {
@@ -200,7 +210,8 @@ impl Execute for MmaSync {
                 });
             }
         }
-        ctx.cluster.counters.add("mma.sync", 1);
+        let kind = format!("mma.sync.{}", self.operands.names());
+        ctx.cluster.counters.add_mma(kind, [self.m as u32, 8, self.k as u32]);
         Flow::Next
     }
 }

@@ -3,6 +3,7 @@
 use super::alloc::{check_cta_group, cta_group};
 use super::state::{InFlight, check_allocated};
 use crate::check::{Access, Class, Mode, Place};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, QueueKey};
 use crate::ops::descriptor::{Extent, Generation, MatrixDescriptor};
@@ -103,7 +104,6 @@ impl Execute for Copy {
             let (shape, format) = (self.shape, self.format);
             let op = Pending { race, shape, format, ctas, first, column, source, place };
             ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
-            ctx.cluster.counters.add("tcgen05.cp", 1);
         }
         Flow::Next
     }
@@ -166,6 +166,8 @@ impl AsyncOp for Pending {
                     return;
                 }
             };
+            let total = touched.iter().map(|t| u64::from(t.1)).sum();
+            ctx.cluster.counters.add(Counter::TensorCpBytes, total);
             for (offset, bytes) in touched {
                 hooks::async_access(
                     ctx.env,

@@ -22,6 +22,19 @@ pub enum MmaKind {
 }
 
 impl MmaKind {
+    /// Name in PTX; `mxf4nvf4` is the form with one scale per 16.
+    pub fn name(self) -> &'static str {
+        match self {
+            MmaKind::F16 => "f16",
+            MmaKind::Tf32 => "tf32",
+            MmaKind::F8f6f4 => "f8f6f4",
+            MmaKind::I8 => "i8",
+            MmaKind::Mxf8f6f4 => "mxf8f6f4",
+            MmaKind::Mxf4 => "mxf4",
+            MmaKind::Nvf4 => "mxf4nvf4",
+        }
+    }
+
     /// Whether scales take part.
     pub fn is_scaled(self) -> bool {
         matches!(self, MmaKind::Mxf8f6f4 | MmaKind::Mxf4 | MmaKind::Nvf4)
@@ -174,6 +187,15 @@ impl InstructionDescriptor {
             }
             MmaKind::Mxf4 | MmaKind::Nvf4 if field(31, 1) != 0 => fail("K = 96 is not of sm_100a".to_owned()),
             _ => Ok(this),
+        }
+    }
+
+    /// Names of the operand types, for the counters.
+    pub fn type_names(&self, kind: MmaKind) -> (&'static str, &'static str) {
+        let integer = |signed| if signed { "s8" } else { "u8" };
+        match kind {
+            MmaKind::I8 => (integer(self.signed.0), integer(self.signed.1)),
+            _ => (self.a.name(), self.b.name()),
         }
     }
 

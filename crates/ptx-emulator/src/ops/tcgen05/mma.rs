@@ -170,6 +170,9 @@ impl Mma {
         let b = ctx.get(self.b, lane);
         let race = hooks::async_issue(ctx, lane, Proxy::Async, "tcgen05.mma");
         let (kind, group) = (self.kind, self.group);
+        let types = idesc.type_names(kind);
+        let name = format!("tcgen05.{}.{}.{}", kind.name(), types.0, types.1);
+        let shape = [idesc.m, idesc.n, kind.k()].map(|x| x as u32);
         let (ws, scale_d) = (self.ws, self.scale_d);
         let disabled = self.disabled.iter().map(|&s| ctx.get(s, lane) as u32).collect();
         let op = Pending {
@@ -189,7 +192,7 @@ impl Mma {
             scale_d,
         };
         ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
-        ctx.cluster.counters.add("mma.tcgen05", 1);
+        ctx.cluster.counters.add_mma(name, shape);
         Some(())
     }
 }

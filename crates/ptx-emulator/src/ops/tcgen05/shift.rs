@@ -61,7 +61,6 @@ impl Execute for Shift {
             let race = hooks::async_issue(ctx, lane, Proxy::Async, "tcgen05.shift");
             let op = Pending { race, ctas, first, column, place };
             ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
-            ctx.cluster.counters.add("tcgen05.shift", 1);
         }
         Flow::Next
     }

@@ -3,6 +3,7 @@
 use super::products::{Operand, Products};
 use super::{A, Pending};
 use crate::check::Class;
+use crate::counters::Counter;
 use crate::machine::{AsyncCtx, AsyncOp};
 use crate::numerics::element::Format;
 use crate::ops::descriptor::{Extent, Generation, MatrixDescriptor};
@@ -49,6 +50,8 @@ impl Pending {
             return Err(fault(why.to_owned()));
         }
         let init = descriptor.fetch(shared, extent, &mut data, |o, n| touched.push((o, n))).map_err(fault)?;
+        let total = touched.iter().map(|t| u64::from(t.1)).sum();
+        ctx.cluster.counters.add(Counter::MmaSharedBytes, total);
         for (offset, bytes) in touched {
             hooks::async_access(
                 ctx.env,
@@ -72,6 +75,7 @@ impl Pending {
         let spread = self.group == 1 && rows == 64;
         let twice = self.group == 2 && rows == 64;
         let range = Range::Tensor { cta, lane: 0, lanes: 128, column: at & 0xffff, columns: 8 };
+        ctx.cluster.counters.add(Counter::MmaTensorBytes, rows as u64 * K_BYTES as u64);
         hooks::async_access(ctx.env, ctx.cluster, self.race, range, Kind::Read);
         let memory = ctx.cluster.state.tcgen05.memory(cta);
         let mut data = vec![0; rows * K_BYTES];
@@ -113,6 +117,7 @@ impl Pending {
         copies: std::ops::Range<usize>,
     ) -> Result<Vec<[u8; 4]>> {
         let columns = rows.div_ceil(32) as u32;
+        ctx.cluster.counters.add(Counter::MmaTensorBytes, 4 * rows as u64);
         let range = Range::Tensor { cta, lane: 0, lanes: 128, column, columns };
         hooks::async_access(ctx.env, ctx.cluster, self.race, range, Kind::Read);
         let memory = ctx.cluster.state.tcgen05.memory(cta);
