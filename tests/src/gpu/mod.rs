@@ -12,6 +12,7 @@
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
+//! | [`routing`] | the cases of routing, preparation of rows and combination |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
 //! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
@@ -30,6 +31,7 @@ pub mod mutation;
 pub mod outputs;
 pub mod quantize;
 pub mod repack;
+pub mod routing;
 pub mod swiglu;
 
 /// A kernel argument with the memory behind it.
