@@ -18,11 +18,14 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod diagnose;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 mod error;
 pub mod io;
 pub mod metrics;
 pub mod options;
 pub mod oracle;
+pub mod runtime;
 pub mod verify;
 pub mod weights;
 

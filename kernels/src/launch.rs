@@ -8,7 +8,7 @@ pub use cuda_std::launch::LaunchBounds;
 use crate::{
     combine, count_slots, dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_swiglu,
     expert_gemm_small, place_slots, prepare_rows_bf16, prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32,
-    quantize_nvfp4_rows, repack_nvfp4, route_tokens, router_logits, row, rows_amax_bf16, rows_amax_f32,
+    quantize_nvfp4_rows, read_stream, repack_nvfp4, route_tokens, router_logits, row, rows_amax_bf16, rows_amax_f32,
     sort_slots, swiglu_quantize_nvfp4,
 };
 
@@ -187,6 +187,7 @@ pub const TABLE: &[Launch] = &[
     prepare_rows_nvfp4_bf16::LAUNCH,
     prepare_rows_nvfp4_f32::LAUNCH,
     quantize_nvfp4_rows::LAUNCH,
+    read_stream::LAUNCH,
     repack_nvfp4::LAUNCH,
     route_tokens::LAUNCH,
     router_logits::LAUNCH,

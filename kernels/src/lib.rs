@@ -30,6 +30,7 @@ pub mod prepare_rows_nvfp4_bf16;
 pub mod prepare_rows_nvfp4_f32;
 pub mod quantise;
 pub mod quantize_nvfp4_rows;
+pub mod read_stream;
 pub mod repack_nvfp4;
 pub mod route_tokens;
 pub mod router_logits;
