@@ -13,6 +13,8 @@
 //! * [`verify`] compares backends with the oracle; [`diagnose`] inspects real tensors for the known ways in
 //!   which NVFP4 checkpoints and kernels go wrong.
 
+#[cfg(feature = "cuda")]
+pub mod bench;
 pub mod checkpoint;
 pub mod cpu;
 #[cfg(feature = "cuda")]

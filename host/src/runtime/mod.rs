@@ -9,10 +9,17 @@
 //! Nothing here knows CUDA. `cuda` (feature `cuda`) and `emulator` (feature `emulator`) implement [`Queue`] and [`Device`].
 
 mod args;
+mod call;
 mod device;
 mod dims;
+mod grids;
+pub mod image;
+pub mod plan;
 mod ptr;
 mod regions;
+mod rows;
+pub mod shape;
+pub mod workspace;
 
 pub use args::{Args, MAX_ARGS};
 pub use device::{Device, Memory, Queue};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use kernels::fragment;
 
-use crate::options::{ActScale, ActScaleL2, Activations, WarmupScales};
+use crate::options::{ActScale, ActScaleL2, Activations, ForwardOptions, Part, WarmupScales};
 use crate::weights::{LayerWeights, Linear};
 use crate::{Error, Result};
 
@@ -21,6 +21,32 @@ pub struct LayerOptions {
     pub local_experts: Option<Range<usize>>,
     /// Needed by the `Warmup` scales.
     pub warmup: Option<WarmupScales>,
+}
+
+impl LayerOptions {
+    /// As options of a call of the other backends.
+    pub fn forward(&self) -> ForwardOptions {
+        ForwardOptions {
+            activations: self.activations,
+            act_scale: self.act_scale,
+            act_scale_l2: self.act_scale_l2,
+            part: Part::All,
+            local_experts: self.local_experts.clone(),
+            warmup: self.warmup,
+        }
+    }
+}
+
+impl From<&ForwardOptions> for LayerOptions {
+    fn from(options: &ForwardOptions) -> Self {
+        Self {
+            activations: options.activations,
+            act_scale: options.act_scale,
+            act_scale_l2: options.act_scale_l2,
+            local_experts: options.local_experts.clone(),
+            warmup: options.warmup,
+        }
+    }
 }
 
 /// Where the shared expert is computed.
@@ -85,7 +111,8 @@ impl LayerShape {
         let config = &layer.config;
         let local = options.local_experts.clone().unwrap_or(0..config.experts);
         if local.start > local.end || local.end > config.experts {
-            let why = format!("{}..{} is not a range within {} experts", local.start, local.end, config.experts);
+            let why =
+                format!("{}..{} is not a range within {} experts", local.start, local.end, config.experts);
             return Err(Error::invalid("local_experts", why));
         }
         let shared = match &layer.shared {
@@ -127,7 +154,10 @@ impl LayerShape {
         ];
         for (what, got, most) in limits {
             if got > most {
-                return Err(Error::unsupported(format!("{what} of {got}"), format!("the kernels go up to {most}")));
+                return Err(Error::unsupported(
+                    format!("{what} of {got}"),
+                    format!("the kernels go up to {most}"),
+                ));
             }
         }
         Ok(())

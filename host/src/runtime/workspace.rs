@@ -1,5 +1,7 @@
 //! The memory of a forward call: one allocation per device, shared by all layers, its size known beforehand.
 
+use kernels::slots;
+
 use super::shape::{LayerOptions, LayerShape, SharedKind};
 use super::{Region, Regions};
 use crate::Result;
@@ -23,8 +25,10 @@ pub struct WorkspaceLayout {
     pub chunk_columns: usize,
     /// u32 `[1]`: tokens of this call, where the host gives the number.
     pub tokens: Region,
-    /// u32 `[8]`: counters.
+    /// u32 `[16]`: counters.
     pub stats: Region,
+    /// u32 `[chunks, experts]`: counts of the sort of many slots.
+    pub chunk_counts: Region,
     /// u32 `[groups]`.
     pub counts: Region,
     /// u32 `[groups + 1]`.
@@ -35,7 +39,7 @@ pub struct WorkspaceLayout {
     pub slot_row: Region,
     /// f32 `[tokens, experts]`; empty without a router.
     pub logits: Region,
-    /// i32 `[slots]`; the model's routing.
+    /// i32 `[slots]`: the model's routing.
     pub topk_ids: Region,
     /// f32 `[slots]`.
     pub topk_weights: Region,
@@ -73,7 +77,8 @@ impl WorkspaceLayout {
         let x_rows = if per_row { rows } else { max_tokens };
         let when = |condition: bool, count: usize| if condition { count } else { 0 };
         let tensor = quantised
-            && (options.act_scale == ActScale::TensorDynamic || options.act_scale_l2 == ActScaleL2::TensorDynamic);
+            && (options.act_scale == ActScale::TensorDynamic
+                || options.act_scale_l2 == ActScaleL2::TensorDynamic);
         let chunk_columns = chunk_columns(shape.hidden, rows);
         let apart = match shared_width(shape) {
             Some(width) => (max_tokens, width.next_multiple_of(64)),
@@ -83,13 +88,14 @@ impl WorkspaceLayout {
             max_tokens,
             chunk_columns,
             tokens: regions.add("token count", 1, 4)?,
-            stats: regions.add("counters", 8, 4)?,
+            stats: regions.add("counters", super::call::STATS, 4)?,
+            chunk_counts: regions.add("counts per chunk", slots::CHUNKS as usize * groups, 4)?,
             counts: regions.add("rows per expert", groups, 4)?,
             offsets: regions.add("expert offsets", groups + 1, 4)?,
             row_token: regions.add("token of row", rows, 4)?,
             slot_row: regions.add("row of slot", slots, 4)?,
             logits: regions.add("logits", when(shape.router, max_tokens * shape.experts), 4)?,
-            topk_ids: regions.add("expert ids", when(shape.router, slots), 4)?,
+            topk_ids: regions.add("expert ids", slots, 4)?,
             topk_weights: regions.add("routing weights", when(shape.router, slots), 4)?,
             x: regions.add("L1 operand", x_rows * shape.l1().k(), 2)?,
             x_scale: regions.add("L1 row scales", x_rows, 4)?,
