@@ -203,7 +203,13 @@ struct Constants {
 }
 
 impl Constants {
+    /// Warm-up scales that are not measured yet are NaN: a call before their measurement shows.
     fn new(layer: &LayerWeights, shape: &LayerShape, options: &LayerOptions) -> Result<Self> {
+        let unmeasured = options.warmup.is_none();
+        let (l1_unknown, l2_unknown) = (
+            unmeasured && options.act_scale == ActScale::Warmup,
+            unmeasured && options.act_scale_l2 == ActScaleL2::Warmup,
+        );
         let options = options.forward();
         let name = |e: usize, what: &str| match shape.local.clone().nth(e) {
             Some(id) => format!("expert {id} {what}"),
@@ -216,9 +222,14 @@ impl Constants {
             let numbered = || groups.iter().enumerate().map(move |(i, g)| (first + i, g));
             let gate_up = numbered()
                 .map(|(e, g)| [(name(e, "gate"), g.gate.input_scale), (name(e, "up"), g.up.input_scale)]);
-            l1.extend(values(scales::l1(&options, gate_up)?, groups.len()));
+            let scales = if l1_unknown { Scales::Constant(f32::NAN) } else { scales::l1(&options, gate_up)? };
+            l1.extend(values(scales, groups.len()));
             let down = numbered().map(|(e, g)| (name(e, "down"), g.down.input_scale));
-            l2.extend(values(scales::l2(&options, who, shape.limit, down)?, groups.len()));
+            let scales = match l2_unknown {
+                true => Scales::Constant(f32::NAN),
+                false => scales::l2(&options, who, shape.limit, down)?,
+            };
+            l2.extend(values(scales, groups.len()));
         }
         Ok(Self { l1, l2 })
     }

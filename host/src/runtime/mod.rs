@@ -9,6 +9,7 @@
 //! Nothing here knows CUDA. `cuda` (feature `cuda`) and `emulator` (feature `emulator`) implement [`Queue`] and [`Device`].
 
 mod args;
+pub mod backend;
 mod call;
 mod device;
 mod dims;
