@@ -40,12 +40,14 @@ fn trials(
     let device: Arc<(OnceLock<Opened>, _)> = Arc::new((OnceLock::new(), open));
     cases(sizes).into_iter().map(move |case| {
         let device = Arc::clone(&device);
-        Trial::ignorable_test(format!("{prefix}{}", case.name), move || match device.0.get_or_init(&device.1) {
-            Err(Unavailable::Absent(reason)) => Ok(Completion::ignored_with(reason)),
-            Err(Unavailable::Broken(reason)) => Err(reason.into()),
-            Ok(device) => {
-                (case.body)(device.as_ref())?;
-                Ok(Completion::Completed)
+        Trial::ignorable_test(format!("{prefix}{}", case.name), move || {
+            match device.0.get_or_init(&device.1) {
+                Err(Unavailable::Absent(reason)) => Ok(Completion::ignored_with(reason)),
+                Err(Unavailable::Broken(reason)) => Err(reason.into()),
+                Ok(device) => {
+                    (case.body)(device.as_ref())?;
+                    Ok(Completion::Completed)
+                }
             }
         })
     })

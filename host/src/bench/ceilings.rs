@@ -30,7 +30,8 @@ const PATTERN_BYTES: usize = 64 << 20;
 fn random_memory(device: &CudaDevice, bytes: usize, and: u64, or: u64) -> Result<Memory<'_>> {
     let memory = Memory::new(device, bytes)?;
     let mut random = Random::new(7);
-    let pattern: Vec<u8> = (0..PATTERN_BYTES / 8).flat_map(|_| (random.bits() & and | or).to_le_bytes()).collect();
+    let pattern: Vec<u8> =
+        (0..PATTERN_BYTES / 8).flat_map(|_| (random.bits() & and | or).to_le_bytes()).collect();
     for start in (0..bytes).step_by(PATTERN_BYTES) {
         let len = PATTERN_BYTES.min(bytes - start);
         // SAFETY: inside the memory just made.
@@ -61,7 +62,10 @@ fn read_bandwidth(device: &CudaDevice) -> Result<f64> {
     for per_sm in [2, 3, 4] {
         let grid = sms * per_sm;
         let dims = Dims { grid: [grid, 1, 1], block: [read_stream::THREADS, 1, 1], shared_bytes: 0 };
-        let args = Args::new(&read_stream::LAUNCH).input("data", data.ptr()).output("fold", fold.ptr()).u32("steps", steps);
+        let args = Args::new(&read_stream::LAUNCH)
+            .input("data", data.ptr())
+            .output("fold", fold.ptr())
+            .u32("steps", steps);
         let graph = Graph::capture(device.kernels().context(), |stream| {
             // SAFETY: the buffers are of the table's shapes and outlive the graph.
             unsafe { device.kernels().on(stream).launch(dims, args.clone(), false) }
@@ -89,7 +93,8 @@ fn dense_bf16(device: &CudaDevice) -> Result<(f64, f64)> {
     const K: usize = 7168;
     let cublas = Cublas::load()?;
     // Four bf16 of +-[0.5, 2) in a word.
-    let operand = |elements: usize| random_memory(device, 2 * elements, 0x80ff_80ff_80ff_80ff, 0x3f00_3f00_3f00_3f00);
+    let operand =
+        |elements: usize| random_memory(device, 2 * elements, 0x80ff_80ff_80ff_80ff, 0x3f00_3f00_3f00_3f00);
     let (x, w) = (operand(TOKENS * K)?, operand(ROWS * K)?);
     let c = Memory::new(device, TOKENS * ROWS * 2)?;
     let timing = time(device.kernels().context(), device.stream(), 0.5, || {

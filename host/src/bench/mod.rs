@@ -22,7 +22,7 @@ pub use cublas::LIBRARY_ENV;
 pub use report::{json, table};
 pub use shape::{BenchShape, Spread};
 
-use crate::cuda::{Context, CudaDevice, DeviceBuffer, Device, Graph, KernelSet, MoeLayer, Workspace};
+use crate::cuda::{Context, CudaDevice, Device, DeviceBuffer, Graph, KernelSet, MoeLayer, Workspace};
 use crate::io::{LayerInput, RoutingSource};
 use crate::metrics::{BAR, Metrics};
 use crate::options::{ForwardOptions, Part};
@@ -221,11 +221,13 @@ impl Bench<'_> {
         }
         let count = self.options.sample.min(tokens);
         // Spread over the batch, the last row included.
-        let rows: Vec<usize> = (0..count).map(|i| if count == 1 { 0 } else { i * (tokens - 1) / (count - 1) }).collect();
+        let rows: Vec<usize> =
+            (0..count).map(|i| if count == 1 { 0 } else { i * (tokens - 1) / (count - 1) }).collect();
         let pick = |row: usize, width: usize| row * width..(row + 1) * width;
         let x: Vec<bf16> = rows.iter().flat_map(|&r| call.x[pick(r, shape.hidden)].to_vec()).collect();
         let ids: Vec<i32> = rows.iter().flat_map(|&r| call.ids[pick(r, shape.top_k)].to_vec()).collect();
-        let weights: Vec<f32> = rows.iter().flat_map(|&r| call.weights[pick(r, shape.top_k)].to_vec()).collect();
+        let weights: Vec<f32> =
+            rows.iter().flat_map(|&r| call.weights[pick(r, shape.top_k)].to_vec()).collect();
         let input = LayerInput {
             hidden_states: &x,
             tokens: count,
@@ -235,7 +237,12 @@ impl Bench<'_> {
         let want = oracle::forward(self.weights, &input, &options)?;
         let got: Vec<f32> = rows
             .iter()
-            .flat_map(|&r| out[pick(r, shape.hidden)].iter().map(|&bits| bf16::from_bits(bits).to_f32()).collect::<Vec<_>>())
+            .flat_map(|&r| {
+                out[pick(r, shape.hidden)]
+                    .iter()
+                    .map(|&bits| bf16::from_bits(bits).to_f32())
+                    .collect::<Vec<_>>()
+            })
             .collect();
         let want: Vec<f32> = want.output.iter().map(|v| v.to_f32()).collect();
         let metrics = Metrics::of(&got, &want);

@@ -59,7 +59,9 @@ impl FromStr for BenchShape {
             {
                 Ok(Self { name: text.to_owned(), hidden, intermediate, experts, top_k })
             }
-            _ => Err(format!("`{text}` is not v4-pro, v4-flash, v4.1-flash or HxIxExK with H and I multiples of 16")),
+            _ => Err(format!(
+                "`{text}` is not v4-pro, v4-flash, v4.1-flash or HxIxExK with H and I multiples of 16"
+            )),
         }
     }
 }
@@ -104,7 +106,9 @@ fn matrix(rows: usize, cols: usize, deviation: f32, seed: u64) -> Nvfp4Matrix {
     let mut packed = vec![0u8; rows * cols / 2];
     packed.par_chunks_mut(1 << 16).enumerate().for_each(|(i, chunk)| {
         let mut random = Random::new(seed ^ (i as u64) << 20);
-        chunk.chunks_mut(8).for_each(|bytes| bytes.copy_from_slice(&random.bits().to_le_bytes()[..bytes.len()]));
+        chunk
+            .chunks_mut(8)
+            .for_each(|bytes| bytes.copy_from_slice(&random.bits().to_le_bytes()[..bytes.len()]));
     });
     let mut scales = vec![0u8; rows * cols / 16];
     scales.par_chunks_mut(1 << 16).enumerate().for_each(|(i, chunk)| {

@@ -27,7 +27,12 @@ pub struct Timing {
 }
 
 /// Times `replay`, which enqueues one piece of work on `stream`, for `seconds` after a pause of as long.
-pub fn time(context: &Context, stream: &Stream, seconds: f64, mut replay: impl FnMut() -> Result<()>) -> Result<Timing> {
+pub fn time(
+    context: &Context,
+    stream: &Stream,
+    seconds: f64,
+    mut replay: impl FnMut() -> Result<()>,
+) -> Result<Timing> {
     for _ in 0..3 {
         replay()?;
     }
@@ -50,7 +55,14 @@ pub fn time(context: &Context, stream: &Stream, seconds: f64, mut replay: impl F
         }
     }
     let mut spent = 0.0;
-    let cool = us.iter().take_while(|&&t| { spent += t; spent <= COOL_US }).count().max(3.min(us.len()));
+    let cool = us
+        .iter()
+        .take_while(|&&t| {
+            spent += t;
+            spent <= COOL_US
+        })
+        .count()
+        .max(3.min(us.len()));
     let (sustained_us, spread) = median(&us[us.len() / 2..]);
     Ok(Timing { sustained_us, cool_us: median(&us[..cool]).0, spread, replays: us.len() })
 }

@@ -96,7 +96,12 @@ impl MoeLayer {
     /// `stream` is a live stream of the layer's context. The addresses in `io` are device memory of the sizes that
     /// [`LayerIo`] names, alive until the work is finished, as are the layer and the workspace; no other call uses the
     /// workspace meanwhile.
-    pub unsafe fn forward(&self, stream: impl Into<RawStream>, io: &LayerIo, workspace: &Workspace) -> Result<()> {
+    pub unsafe fn forward(
+        &self,
+        stream: impl Into<RawStream>,
+        io: &LayerIo,
+        workspace: &Workspace,
+    ) -> Result<()> {
         self.check_usable()?;
         self.set.context().check_same(&workspace.context, "workspace")?;
         // SAFETY: the caller's.
@@ -116,7 +121,8 @@ impl MoeLayer {
         self.set.context().check_same(&workspace.context, "workspace")?;
         let device = CudaDevice::new(&self.set)?;
         // SAFETY: the caller's.
-        let result = unsafe { self.plan.measure_warmup(&device, io, workspace.buffer.ptr(), workspace.bytes()) };
+        let result =
+            unsafe { self.plan.measure_warmup(&device, io, workspace.buffer.ptr(), workspace.bytes()) };
         self.remember(result)
     }
 

@@ -6,11 +6,11 @@ use half::bf16;
 use super::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::shape::LayerOptions;
 use super::{Device, DevicePtr, Memory};
+use crate::Error;
 use crate::error::Result;
 use crate::io::{LayerInput, LayerOutput, Routing, RoutingSource, Stats};
 use crate::options::{ForwardOptions, Part, WarmupScales};
 use crate::weights::LayerWeights;
-use crate::Error;
 
 /// What every byte of workspace and outputs holds before a call: NaN as bf16 and as f32.
 const POISON: u8 = 0xff;
@@ -141,9 +141,9 @@ impl<'d> CallMemory<'d> {
             Ok(memory)
         };
         let routing = match input.routing {
-            RoutingSource::Model { input_ids } => RoutingMemory::Model(
-                input_ids.map(|ids| padded(bytemuck::cast_slice(ids), 8)).transpose()?,
-            ),
+            RoutingSource::Model { input_ids } => {
+                RoutingMemory::Model(input_ids.map(|ids| padded(bytemuck::cast_slice(ids), 8)).transpose()?)
+            }
             RoutingSource::Given { topk_ids, topk_weights } => RoutingMemory::Given(
                 padded(bytemuck::cast_slice(topk_ids), 4 * top_k)?,
                 padded(bytemuck::cast_slice(topk_weights), 4 * top_k)?,

@@ -2,7 +2,8 @@
 
 use kernels::launch::{Arch, Dims, Launch};
 use kernels::{
-    combine, count_slots, expert_gemm_small, expert_gemm_wide, place_slots, route_tokens, router_logits, slots, sort_slots,
+    combine, count_slots, expert_gemm_small, expert_gemm_wide, place_slots, route_tokens, router_logits,
+    slots, sort_slots,
 };
 use nvfp4::routing::Scoring;
 
@@ -127,7 +128,9 @@ impl Call<'_> {
                 unsafe { self.queue.fill_u32(at, tokens, 1)? };
                 Ok(at)
             }
-            Tokens::Host(tokens) => Err(Error::mismatch("tokens", format!("at most {}", self.io.max_tokens), tokens)),
+            Tokens::Host(tokens) => {
+                Err(Error::mismatch("tokens", format!("at most {}", self.io.max_tokens), tokens))
+            }
         }
     }
 
@@ -369,11 +372,9 @@ impl Call<'_> {
                     self.queue.fill_u32(maxima, 0, 2)?;
                     self.h_maxima(source, maxima)?;
                     match self.parts() {
-                        (true, true) => Scales::TensorApart {
-                            maxima,
-                            offsets: self.region(self.layout.offsets),
-                            experts,
-                        },
+                        (true, true) => {
+                            Scales::TensorApart { maxima, offsets: self.region(self.layout.offsets), experts }
+                        }
                         (true, false) => Scales::Tensor(maxima),
                         (false, _) => Scales::Tensor(maxima.byte_add(4)),
                     }
@@ -450,7 +451,8 @@ impl Call<'_> {
             scale: self.region(self.layout.h_scale),
             index: DevicePtr::NULL,
         };
-        let at = |to: DevicePtr, bytes: usize| if to == DevicePtr::NULL { to } else { to.byte_add(bytes as u64) };
+        let at =
+            |to: DevicePtr, bytes: usize| if to == DevicePtr::NULL { to } else { to.byte_add(bytes as u64) };
         let mut column = 0;
         while column < shape.hidden {
             let columns = self.layout.chunk_columns.min(shape.hidden - column);

@@ -130,7 +130,12 @@ impl LayerPlan {
     ///
     /// # Safety
     /// `base` is [`bytes`](Self::bytes) bytes of the device's memory, 256-byte aligned, as long as the plan is used.
-    pub unsafe fn load(&mut self, weights: &LayerWeights, device: &dyn Device, base: DevicePtr) -> Result<()> {
+    pub unsafe fn load(
+        &mut self,
+        weights: &LayerWeights,
+        device: &dyn Device,
+        base: DevicePtr,
+    ) -> Result<()> {
         // SAFETY: the caller's.
         unsafe { self.image.upload(weights, &self.shape, &self.options, device, base)? };
         self.base = base;

@@ -1,7 +1,9 @@
 //! Launches of the kernels that turn rows into operands.
 
 use kernels::launch::Launch;
-use kernels::{prepare_rows_bf16, prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, rows_amax_bf16, rows_amax_f32};
+use kernels::{
+    prepare_rows_bf16, prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, rows_amax_bf16, rows_amax_f32,
+};
 
 use super::shape::Packed;
 use super::{Args, DevicePtr, Queue};
@@ -140,7 +142,12 @@ unsafe fn nvfp4(
 ///
 /// # Safety
 /// As [`bf16`].
-pub(super) unsafe fn amax_bf16(queue: &dyn Queue, from: Source, each: DevicePtr, all: DevicePtr) -> Result<()> {
+pub(super) unsafe fn amax_bf16(
+    queue: &dyn Queue,
+    from: Source,
+    each: DevicePtr,
+    all: DevicePtr,
+) -> Result<()> {
     let null = DevicePtr::NULL;
     // SAFETY: the caller's.
     unsafe { amax(queue, &rows_amax_bf16::LAUNCH, from, each, all, null, null) }
@@ -184,7 +191,13 @@ unsafe fn amax(
     unsafe { enqueue(queue, launch, from, from.k, args) }
 }
 
-unsafe fn enqueue(queue: &dyn Queue, launch: &'static Launch, from: Source, k: usize, args: Args) -> Result<()> {
+unsafe fn enqueue(
+    queue: &dyn Queue,
+    launch: &'static Launch,
+    from: Source,
+    k: usize,
+    args: Args,
+) -> Result<()> {
     let dims = launch.rows(from.max_rows as u32, k as u32, queue.multiprocessors());
     // SAFETY: the caller's.
     unsafe { queue.launch(dims, args, true) }

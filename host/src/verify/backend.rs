@@ -42,11 +42,7 @@ pub struct Candidate {
 
 /// Every backend, usable or not.
 pub fn candidates() -> Vec<Candidate> {
-    vec![
-        Candidate { name: "cpu", backend: Ok(Box::new(Cpu)) },
-        emulator(),
-        cuda(),
-    ]
+    vec![Candidate { name: "cpu", backend: Ok(Box::new(Cpu)) }, emulator(), cuda()]
 }
 
 fn absent(name: &'static str, why: impl std::fmt::Display) -> Candidate {

@@ -88,12 +88,23 @@ fn quantised(act_scale: ActScale, act_scale_l2: ActScaleL2) -> LayerOptions {
 struct Cases(Vec<Case>);
 
 impl Cases {
-    fn add(&mut self, name: impl std::fmt::Display, body: impl FnOnce(&dyn Device) -> Check + Send + 'static) {
+    fn add(
+        &mut self,
+        name: impl std::fmt::Display,
+        body: impl FnOnce(&dyn Device) -> Check + Send + 'static,
+    ) {
         self.0.push(Case { name: name.to_string(), body: Box::new(body) });
     }
 
     /// A call of the layer against the oracle, in every form.
-    fn oracle(&mut self, name: String, spec: Spec, call: (usize, Routing, RowKind), options: LayerOptions, part: Part) {
+    fn oracle(
+        &mut self,
+        name: String,
+        spec: Spec,
+        call: (usize, Routing, RowKind),
+        options: LayerOptions,
+        part: Part,
+    ) {
         let (tokens, routing, rows) = call;
         self.add(name, move |device| {
             let call = Call::new(&spec, tokens, routing, rows, 0x5eed ^ tokens as u64);
@@ -135,7 +146,13 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
     }
     for up_over_gate in [0.1, 10.0] {
         let spec = Spec { up_over_gate, ..layer };
-        cases.oracle(format!("scales/{up_over_gate}"), spec, normal(some), LayerOptions::default(), Part::All);
+        cases.oracle(
+            format!("scales/{up_over_gate}"),
+            spec,
+            normal(some),
+            LayerOptions::default(),
+            Part::All,
+        );
     }
     let extreme = Spec { extreme: true, ..layer };
     cases.oracle("scales/extreme".into(), extreme, normal(some), LayerOptions::default(), Part::All);
@@ -170,9 +187,15 @@ fn alone_and_in_a_batch(device: &dyn Device, spec: &Spec, tokens: usize) -> Chec
                 for &alone_form in forms(device) {
                     let alone = run(device, spec, &call.pick(&[token]), &options, Part::All, alone_form)?;
                     let row = token * spec.hidden..(token + 1) * spec.hidden;
-                    let same = alone.output_f32.iter().zip(&batch.output_f32[row]).all(|(a, b)| a.to_bits() == b.to_bits());
+                    let same = alone
+                        .output_f32
+                        .iter()
+                        .zip(&batch.output_f32[row])
+                        .all(|(a, b)| a.to_bits() == b.to_bits());
                     if !same {
-                        return Err(format!("token {token}: {alone_form:?} alone differs from {form:?} in a batch"));
+                        return Err(format!(
+                            "token {token}: {alone_form:?} alone differs from {form:?} in a batch"
+                        ));
                     }
                 }
             }

@@ -10,10 +10,10 @@ use megamoe::io::LayerOutput;
 use megamoe::metrics::{BAR, Metrics};
 use megamoe::options::{ForwardOptions, Part};
 use megamoe::oracle;
+use megamoe::runtime::Device;
 use megamoe::runtime::backend::HostLayer;
 use megamoe::runtime::plan::Form;
 use megamoe::runtime::shape::LayerOptions;
-use megamoe::runtime::{Device, Queue};
 
 pub use cases::{Case, Sizes, cases};
 pub use problem::{Call, Random, Routing, RowKind, Shared, Spec};
@@ -45,12 +45,19 @@ pub fn run(
 }
 
 /// Runs the call in every form of the device; each against the oracle, and all with the same bits.
-pub fn against_oracle(device: &dyn Device, spec: &Spec, call: &Call, options: &LayerOptions, part: Part) -> Check {
+pub fn against_oracle(
+    device: &dyn Device,
+    spec: &Spec,
+    call: &Call,
+    options: &LayerOptions,
+    part: Part,
+) -> Check {
     let weights = spec.weights();
     let mut options = options.clone();
     let forward = ForwardOptions { part, ..options.forward() };
     if options.warmup.is_none() && needs_warmup(&options) {
-        options.warmup = Some(oracle::measure_warmup(&weights, &call.input(), &forward).map_err(|e| e.to_string())?);
+        options.warmup =
+            Some(oracle::measure_warmup(&weights, &call.input(), &forward).map_err(|e| e.to_string())?);
     }
     let forward = ForwardOptions { part, ..options.forward() };
     let want = oracle::forward(&weights, &call.input(), &forward).map_err(|e| e.to_string())?;

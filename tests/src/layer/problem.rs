@@ -93,10 +93,14 @@ impl Spec {
     pub fn weights(&self) -> LayerWeights {
         let mut random = Random(self.seed);
         let matrix = |rows: usize, cols: usize, deviation: f32, random: &mut Random| {
-            let mut bytes = |n: usize, f: &dyn Fn(u64) -> u8| (0..n).map(|_| f(random.bits())).collect::<Vec<u8>>();
-            let packed = bytes(rows * cols / 2, &|bits| if self.extreme { 0x77 | (bits as u8 & 0x88) } else { bits as u8 });
+            let mut bytes =
+                |n: usize, f: &dyn Fn(u64) -> u8| (0..n).map(|_| f(random.bits())).collect::<Vec<u8>>();
+            let packed = bytes(rows * cols / 2, &|bits| {
+                if self.extreme { 0x77 | (bits as u8 & 0x88) } else { bits as u8 }
+            });
             // Block scales 2^-3 .. 2^4 or so, or the largest there is.
-            let scales = bytes(rows * cols / 16, &|bits| if self.extreme { 0x7e } else { 0x24 + (bits % 0x34) as u8 });
+            let scales =
+                bytes(rows * cols / 16, &|bits| if self.extreme { 0x7e } else { 0x24 + (bits % 0x34) as u8 });
             let size = if self.extreme { 6.0 * 448.0 } else { 2.9 * 8.0 };
             Nvfp4Matrix {
                 rows,
@@ -139,7 +143,9 @@ impl Spec {
         };
         let router = RouterWeights {
             weight: (0..self.experts * self.hidden).map(|_| random.normal() * 0.1).collect(),
-            selection: Selection::TopK { bias: Some((0..self.experts).map(|_| 0.1 * random.unit()).collect()) },
+            selection: Selection::TopK {
+                bias: Some((0..self.experts).map(|_| 0.1 * random.unit()).collect()),
+            },
         };
         LayerWeights {
             layer: 3,
