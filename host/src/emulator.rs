@@ -117,4 +117,8 @@ impl Device for EmulatorDevice {
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+
+    fn tracks_writes(&self) -> bool {
+        true
+    }
 }

@@ -3,10 +3,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::{Context, CudaDevice, DeviceBuffer, KernelSet, RawStream, Stream};
+use crate::io::Stats;
 use crate::options::WarmupScales;
 use crate::runtime::plan::{LayerIo, LayerPlan};
 use crate::runtime::shape::LayerOptions;
-use crate::runtime::workspace::WorkspaceLayout;
+use crate::runtime::workspace::{STATS, WorkspaceLayout};
 use crate::weights::LayerWeights;
 use crate::{Error, Result};
 
@@ -23,7 +24,34 @@ pub struct Workspace {
 impl Workspace {
     /// `bytes` bytes: the largest of [`MoeLayer::workspace_bytes`] over the layers.
     pub fn new(context: &Context, bytes: usize) -> Result<Workspace> {
-        Ok(Workspace { buffer: DeviceBuffer::alloc(context, bytes)?, context: context.clone() })
+        let stream = Stream::new(context)?;
+        let mut workspace =
+            Workspace { buffer: DeviceBuffer::alloc(context, bytes)?, context: context.clone() };
+        workspace.reset_counters(&stream)?;
+        stream.synchronize()?;
+        Ok(workspace)
+    }
+
+    /// Sets the counters to zero.
+    pub fn reset_counters(&mut self, stream: &Stream) -> Result<()> {
+        let bytes = (4 * STATS).min(self.buffer.bytes());
+        self.buffer.copy_from_host_at(stream, 0, &[0; 4 * STATS][..bytes])
+    }
+
+    /// What the calls since the last reset have counted, after waiting for the stream.
+    pub fn counters(&self, stream: &Stream) -> Result<Stats> {
+        let mut bytes = [0; 4 * STATS];
+        let len = bytes.len().min(self.buffer.bytes());
+        self.buffer.copy_to_host_at(stream, 0, &mut bytes[..len])?;
+        let word = |n: usize| u64::from(u32::from_le_bytes(core::array::from_fn(|i| bytes[4 * n + i])));
+        Ok(Stats {
+            invalid_slots: word(0),
+            foreign_slots: word(1),
+            non_finite_rows: word(2),
+            invalid_tokens: word(3),
+            saturated_blocks_l1: word(4),
+            saturated_blocks_l2: word(5),
+        })
     }
 
     /// Size.
@@ -31,9 +59,10 @@ impl Workspace {
         self.buffer.bytes()
     }
 
-    /// Sets every byte: a test's poison. No call depends on what is left from an earlier one.
+    /// Sets every byte but the counters: a test's poison. No call depends on what is left from an earlier one.
     pub fn fill(&mut self, stream: &Stream, byte: u8) -> Result<()> {
-        self.buffer.fill_bytes(stream, byte)
+        self.buffer.fill_bytes(stream, byte)?;
+        self.reset_counters(stream)
     }
 }
 

@@ -5,6 +5,7 @@ use half::bf16;
 
 use super::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::shape::LayerOptions;
+use super::workspace::STATS;
 use super::{Device, DevicePtr, Memory};
 use crate::Error;
 use crate::error::Result;
@@ -52,7 +53,7 @@ impl<'d> HostLayer<'d> {
         }
         let call = CallMemory::new(self.device, input, shape.hidden, shape.top_k, max_tokens)?;
         let layout = self.plan.workspace(max_tokens)?;
-        let workspace = Memory::new(self.device, layout.bytes())?;
+        let workspace = workspace(self.device, layout.bytes())?;
         let io = LayerIo { part, form: self.form, ..call.io(max_tokens) };
         // SAFETY: everything was just made, of the sizes that the plan asks for, and outlives the downloads below.
         unsafe {
@@ -95,11 +96,25 @@ impl<'d> HostLayer<'d> {
         input.check(shape.hidden, shape.top_k)?;
         let call = CallMemory::new(self.device, input, shape.hidden, shape.top_k, input.tokens)?;
         let layout = self.plan.workspace(input.tokens)?;
-        let workspace = Memory::new(self.device, layout.bytes())?;
+        let workspace = workspace(self.device, layout.bytes())?;
         let io = call.io(input.tokens);
         // SAFETY: as in `forward`.
         unsafe { self.plan.measure_warmup(self.device, &io, workspace.ptr(), workspace.bytes()) }
     }
+}
+
+/// A workspace with its counters at zero. On a card everything else is poisoned; the emulator knows itself what nobody
+/// has written.
+fn workspace(device: &dyn Device, bytes: usize) -> Result<Memory<'_>> {
+    let memory = Memory::new(device, bytes)?;
+    // SAFETY: memory of that size, at least the counters.
+    unsafe {
+        if !device.tracks_writes() {
+            device.fill_u8(memory.ptr(), POISON, bytes)?;
+        }
+        device.fill_u32(memory.ptr(), 0, STATS)?;
+    }
+    Ok(memory)
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {

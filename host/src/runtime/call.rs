@@ -7,11 +7,11 @@ use kernels::{
 };
 use nvfp4::routing::Scoring;
 
-use super::image::MatrixRegions;
+use super::image::{MatrixRegions, NUMBERS};
 use super::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::rows::{self, Scales};
 use super::shape::{Packed, SharedKind};
-use super::workspace::{ROW_TILE, WorkspaceLayout};
+use super::workspace::{ROW_TILE, STATS, WorkspaceLayout};
 use super::{Args, DevicePtr, Queue, Region, grids};
 use crate::options::{ActScale, ActScaleL2, Activations, Part};
 use crate::{Error, Result};
@@ -21,8 +21,6 @@ const SORT_SLOTS: usize = 4096;
 /// Tokens up to which the decode form is taken.
 const SMALL_TOKENS: usize = 32;
 
-/// Words of counters: those of the call, and as many that nobody reads.
-pub(super) const STATS: usize = 16;
 /// Word of the first counter of saturated blocks.
 const STAT_SATURATED: u64 = 4;
 
@@ -82,7 +80,6 @@ impl Call<'_> {
     pub(super) unsafe fn swiglu(&self, tokens: DevicePtr) -> Result<DevicePtr> {
         // SAFETY: the caller's.
         unsafe {
-            self.queue.fill_u32(self.region(self.layout.stats), 0, STATS)?;
             let (ids, weights) = self.route(tokens)?;
             self.prepare_tokens(tokens, ids)?;
             self.l1()?;
@@ -122,6 +119,10 @@ impl Call<'_> {
     pub(super) unsafe fn tokens(&self) -> Result<DevicePtr> {
         match self.io.tokens {
             Tokens::Device(at) => Ok(at),
+            // A constant of the image: no node in front of the first kernel.
+            Tokens::Host(tokens) if tokens as usize <= self.io.max_tokens && (tokens as usize) < NUMBERS => {
+                Ok(self.plan.image().numbers.at(self.plan.base()).byte_add(4 * u64::from(tokens)))
+            }
             Tokens::Host(tokens) if tokens as usize <= self.io.max_tokens => {
                 let at = self.region(self.layout.tokens);
                 // SAFETY: one word of the workspace.

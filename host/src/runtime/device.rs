@@ -62,6 +62,11 @@ pub trait Device: Queue {
 
     /// Waits for all work.
     fn synchronize(&self) -> Result<()>;
+
+    /// Whether a read of memory that nobody wrote is found by the device itself.
+    fn tracks_writes(&self) -> bool {
+        false
+    }
 }
 
 /// One allocation of a [`Device`], freed on drop.

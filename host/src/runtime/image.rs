@@ -12,6 +12,9 @@ use crate::options::{ActScale, ActScaleL2, Activations};
 use crate::weights::{LayerWeights, Linear, Nvfp4Matrix, Selection};
 use crate::{Error, Result};
 
+/// Token counts that lie ready in the image.
+pub const NUMBERS: usize = 1 << 14;
+
 /// Matrices of one shape in fragment order, with their alphas.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixRegions {
@@ -41,6 +44,8 @@ pub struct ImageLayout {
     pub bias: Region,
     /// i32 `[vocab_size, top_k]`, or empty.
     pub tid2eid: Region,
+    /// u32 `[NUMBERS]`: 0, 1, 2, ...: a token count that the host knows is an address in here.
+    pub numbers: Region,
 }
 
 impl ImageLayout {
@@ -76,7 +81,8 @@ impl ImageLayout {
         };
         let l1_scale = regions.add("constant L1 scales", constant(l1_constant), 4)?;
         let l2_scale = regions.add("constant L2 scales", constant(l2_constant), 4)?;
-        Ok(Self { regions, l1, l2, l1_scale, l2_scale, router, bias, tid2eid })
+        let numbers = regions.add("token counts", NUMBERS, 4)?;
+        Ok(Self { regions, l1, l2, l1_scale, l2_scale, router, bias, tid2eid, numbers })
     }
 
     /// Size of the allocation.
@@ -139,6 +145,7 @@ impl ImageLayout {
             put(device, self.l1.alpha, base, &alphas(|g| g.gate))?;
             put(device, self.l1.alpha_up, base, &alphas(|g| g.up))?;
             put(device, self.l2.alpha, base, &alphas(|g| g.down))?;
+            put(device, self.numbers, base, &(0..NUMBERS as u32).collect::<Vec<_>>())?;
             let constants = Constants::new(layer, shape, options)?;
             put(device, self.l1_scale, base, &constants.l1)?;
             put(device, self.l2_scale, base, &constants.l2)?;

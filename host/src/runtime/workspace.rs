@@ -15,6 +15,11 @@ pub const CHUNK_COLUMNS: usize = 256;
 /// Rows that an expert's segment is padded to.
 pub const ROW_TILE: u32 = 1;
 
+/// Words of counters at the start of a workspace: those of [`Stats`](crate::io::Stats) in its order but for the third
+/// and fourth (invalid slots, foreign slots, non-finite rows, invalid tokens, saturated blocks of L1, of L2), and as many
+/// again that nobody reads. Zeroed when the workspace is made; calls only add.
+pub const STATS: usize = 16;
+
 /// Where everything of a call lies in the workspace.
 #[derive(Clone, Debug)]
 pub struct WorkspaceLayout {
@@ -25,7 +30,7 @@ pub struct WorkspaceLayout {
     pub chunk_columns: usize,
     /// u32 `[1]`: tokens of this call, where the host gives the number.
     pub tokens: Region,
-    /// u32 `[16]`: counters.
+    /// u32 `[STATS]`: counters, which every call adds to; at the start of the workspace.
     pub stats: Region,
     /// u32 `[chunks, experts]`: counts of the sort of many slots.
     pub chunk_counts: Region,
@@ -84,11 +89,13 @@ impl WorkspaceLayout {
             Some(width) => (max_tokens, width.next_multiple_of(64)),
             None => (0, 0),
         };
+        // First, so that every layer finds them in the same place.
+        let stats = regions.add("counters", STATS, 4)?;
         Ok(Self {
             max_tokens,
             chunk_columns,
+            stats,
             tokens: regions.add("token count", 1, 4)?,
-            stats: regions.add("counters", super::call::STATS, 4)?,
             chunk_counts: regions.add("counts per chunk", slots::CHUNKS as usize * groups, 4)?,
             counts: regions.add("rows per expert", groups, 4)?,
             offsets: regions.add("expert offsets", groups + 1, 4)?,
