@@ -1,14 +1,12 @@
 //! One forward call, launch by launch.
 
-use kernels::launch::{Arch, Dims, Launch};
-use kernels::{
-    combine, count_slots, expert_gemm_small, expert_gemm_wide, place_slots, route_tokens, router_logits,
-    slots, sort_slots,
-};
+use kernels::launch::Dims;
+use kernels::{combine, count_slots, place_slots, route_tokens, router_logits, slots, sort_slots};
 use nvfp4::routing::Scoring;
 
+use super::gemm::{Epilogue, Gemm, Operand, Output};
 use super::image::{MatrixRegions, NUMBERS};
-use super::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
+use super::plan::{LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::rows::{self, Scales};
 use super::shape::{Packed, SharedKind};
 use super::workspace::{ROW_TILE, STATS, WorkspaceLayout};
@@ -18,8 +16,6 @@ use crate::{Error, Result};
 
 /// Slots up to which one block sorts; above, two launches of many.
 const SORT_SLOTS: usize = 4096;
-/// Tokens up to which the decode form is taken.
-const SMALL_TOKENS: usize = 32;
 
 /// Word of the first counter of saturated blocks.
 const STAT_SATURATED: u64 = 4;
@@ -31,35 +27,6 @@ pub(super) struct Call<'a> {
     pub(super) io: &'a LayerIo,
     pub(super) layout: &'a WorkspaceLayout,
     pub(super) at: DevicePtr,
-}
-
-/// Activations in front of a GEMM.
-#[derive(Clone, Copy)]
-struct Operand {
-    /// f16 rows.
-    rows: DevicePtr,
-    /// f32 per row.
-    scale: DevicePtr,
-    /// Row of each expert row; null for the row itself.
-    index: DevicePtr,
-}
-
-/// What the epilogue of a GEMM does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Epilogue {
-    SwigluBf16,
-    SwigluF32,
-    Plain,
-}
-
-/// Which part of the output features a GEMM computes, and where they go.
-#[derive(Clone, Copy)]
-struct Output {
-    to: DevicePtr,
-    stride: usize,
-    features: usize,
-    first_tile: usize,
-    tiles: usize,
 }
 
 impl Call<'_> {
@@ -505,76 +472,25 @@ impl Call<'_> {
         output: Output,
     ) -> Result<()> {
         let (first, groups) = self.groups();
-        if groups == 0 {
-            return Ok(());
-        }
         let base = self.plan.base();
         let of_group = |region: Region| region.at(base).byte_add(4 * first as u64);
-        let (launch, dims) = self.form(epilogue, packed)?;
-        let mut args = Args::new(launch)
-            .input("weights", weights.packed.at(base).byte_add((first * packed.bytes()) as u64))
-            .input("alpha", of_group(weights.alpha));
-        if epilogue != Epilogue::Plain {
-            args = args.input("alpha_up", of_group(weights.alpha_up));
-        }
-        args = args
-            .input("b", operand.rows)
-            .input("b_scale", operand.scale)
-            .input("row_token", operand.index)
-            .input("offsets", self.region(self.layout.offsets))
-            .input("counts", self.region(self.layout.counts))
-            .output("out", output.to)
-            .u32("experts", groups as u32)
-            .u32("row_tiles", packed.row_tiles as u32)
-            .u32("k_units", packed.k_units as u32)
-            .u32("first_tile", output.first_tile as u32)
-            .u32("tile_count", output.tiles as u32)
-            .u32("features", output.features as u32)
-            .u32("out_stride", output.stride as u32)
-            .u32("fold_alpha", u32::from(self.quantised()));
-        if epilogue != Epilogue::Plain {
-            args = args.f32("limit", self.plan.shape().limit);
-        }
+        let gemm = Gemm {
+            weights: weights.packed.at(base).byte_add((first * packed.bytes()) as u64),
+            alpha: of_group(weights.alpha),
+            alpha_up: of_group(weights.alpha_up),
+            packed,
+            operand,
+            offsets: self.region(self.layout.offsets),
+            counts: self.region(self.layout.counts),
+            groups,
+            output,
+            fold_alpha: self.quantised(),
+            limit: self.plan.shape().limit,
+            form: self.io.form,
+            max_tokens: self.io.max_tokens,
+        };
         // SAFETY: the caller's.
-        unsafe { self.launch(dims, args) }
-    }
-
-    /// The kernel and its dimensions: the form asked for, or by the most tokens that the call can have.
-    fn form(&self, epilogue: Epilogue, packed: Packed) -> Result<(&'static Launch, Dims)> {
-        let sms = self.queue.multiprocessors();
-        let small = expert_gemm_small::dims(packed.k_units as u32, sms);
-        let wide = self.queue.arch() == Arch::Sm90a;
-        let form = self.io.form.unwrap_or(match self.io.max_tokens {
-            _ if !wide => Form::Small,
-            0..=SMALL_TOKENS if small.is_some() => Form::Small,
-            _ => Form::Wide,
-        });
-        match (form, small) {
-            (Form::Small, Some(dims)) => Ok((epilogue.small(), dims)),
-            (Form::Wide, _) if wide => Ok((epilogue.wide(), expert_gemm_wide::dims(sms))),
-            (form, _) => {
-                let what = format!("{form:?} GEMM of {} columns on {}", packed.k(), self.queue.arch().name());
-                Err(Error::unsupported(what, "choose the other form"))
-            }
-        }
-    }
-}
-
-impl Epilogue {
-    fn small(self) -> &'static Launch {
-        match self {
-            Epilogue::SwigluBf16 => &expert_gemm_small::SWIGLU_BF16,
-            Epilogue::SwigluF32 => &expert_gemm_small::SWIGLU_F32,
-            Epilogue::Plain => &expert_gemm_small::PLAIN_F32,
-        }
-    }
-
-    fn wide(self) -> &'static Launch {
-        match self {
-            Epilogue::SwigluBf16 => &expert_gemm_wide::SWIGLU_BF16,
-            Epilogue::SwigluF32 => &expert_gemm_wide::SWIGLU_F32,
-            Epilogue::Plain => &expert_gemm_wide::PLAIN_F32,
-        }
+        unsafe { gemm.enqueue(self.queue, epilogue) }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod backend;
 mod call;
 mod device;
 mod dims;
+mod gemm;
 mod grids;
 pub mod image;
 pub mod plan;
