@@ -1,7 +1,8 @@
 //! The grouped GEMMs' launches, and which form is taken.
 
+use kernels::expert_gemm_small as small;
+use kernels::expert_gemm_wide::{self as wide, layout};
 use kernels::launch::{Arch, Dims, Launch};
-use kernels::{expert_gemm_small, expert_gemm_wide};
 
 use super::plan::Form;
 use super::shape::Packed;
@@ -10,6 +11,8 @@ use crate::{Error, Result};
 
 /// Tokens of a call up to which the decode form is taken.
 const SMALL_TOKENS: usize = 32;
+/// Tokens of a call up to which the narrow form is taken.
+const NARROW_TOKENS: usize = 256;
 
 /// Activations in front of a GEMM.
 #[derive(Clone, Copy)]
@@ -109,16 +112,18 @@ impl Gemm {
     /// The kernel and its dimensions: the form asked for, or by the most tokens that the call can have.
     fn choose(&self, queue: &dyn Queue, epilogue: Epilogue) -> Result<(&'static Launch, Dims)> {
         let sms = queue.multiprocessors();
-        let small = expert_gemm_small::dims(self.packed.k_units as u32, sms);
-        let wide = queue.arch() == Arch::Sm90a;
+        let small = small::dims(self.packed.k_units as u32, sms);
+        let wgmma = queue.arch() == Arch::Sm90a;
         let form = self.form.unwrap_or(match self.max_tokens {
-            _ if !wide => Form::Small,
+            _ if !wgmma => Form::Small,
             0..=SMALL_TOKENS if small.is_some() => Form::Small,
+            0..=NARROW_TOKENS => Form::Narrow,
             _ => Form::Wide,
         });
         match (form, small) {
             (Form::Small, Some(dims)) => Ok((epilogue.small(), dims)),
-            (Form::Wide, _) if wide => Ok((epilogue.wide(), expert_gemm_wide::dims(sms))),
+            (Form::Narrow, _) if wgmma => Ok((epilogue.narrow(), wide::dims::<layout::Narrow>(sms))),
+            (Form::Wide, _) if wgmma => Ok((epilogue.wide(), wide::dims::<layout::Wide>(sms))),
             (form, _) => {
                 let what = format!("{form:?} GEMM of {} columns on {}", self.packed.k(), queue.arch().name());
                 Err(Error::unsupported(what, "choose the other form"))
@@ -130,17 +135,25 @@ impl Gemm {
 impl Epilogue {
     fn small(self) -> &'static Launch {
         match self {
-            Epilogue::SwigluBf16 => &expert_gemm_small::SWIGLU_BF16,
-            Epilogue::SwigluF32 => &expert_gemm_small::SWIGLU_F32,
-            Epilogue::Plain => &expert_gemm_small::PLAIN_F32,
+            Epilogue::SwigluBf16 => &small::SWIGLU_BF16,
+            Epilogue::SwigluF32 => &small::SWIGLU_F32,
+            Epilogue::Plain => &small::PLAIN_F32,
+        }
+    }
+
+    fn narrow(self) -> &'static Launch {
+        match self {
+            Epilogue::SwigluBf16 => &wide::NARROW_SWIGLU_BF16,
+            Epilogue::SwigluF32 => &wide::NARROW_SWIGLU_F32,
+            Epilogue::Plain => &wide::NARROW_PLAIN_F32,
         }
     }
 
     fn wide(self) -> &'static Launch {
         match self {
-            Epilogue::SwigluBf16 => &expert_gemm_wide::SWIGLU_BF16,
-            Epilogue::SwigluF32 => &expert_gemm_wide::SWIGLU_F32,
-            Epilogue::Plain => &expert_gemm_wide::PLAIN_F32,
+            Epilogue::SwigluBf16 => &wide::WIDE_SWIGLU_BF16,
+            Epilogue::SwigluF32 => &wide::WIDE_SWIGLU_F32,
+            Epilogue::Plain => &wide::WIDE_PLAIN_F32,
         }
     }
 }

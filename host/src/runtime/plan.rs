@@ -16,12 +16,14 @@ use crate::options::{ActScale, ActScaleL2, Part, WarmupScales};
 use crate::weights::{LayerConfig, LayerWeights};
 use crate::{Error, Result};
 
-/// A form of the grouped GEMMs. Both give the same bits.
+/// A form of the grouped GEMMs. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Eight tokens at a time, weights streamed once: decode.
     Small,
-    /// Up to 128 tokens at a time: prefill.
+    /// Up to 32 tokens at a time, weights streamed: large decode batches (sm_90a).
+    Narrow,
+    /// Up to 128 tokens at a time: prefill (sm_90a).
     Wide,
 }
 

@@ -54,6 +54,7 @@ enum ActivationsArg {
 #[derive(Clone, Copy, ValueEnum)]
 enum FormArg {
     Small,
+    Narrow,
     Wide,
 }
 
@@ -71,6 +72,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         },
         form: args.form.map(|form| match form {
             FormArg::Small => Form::Small,
+            FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
         }),
         options: LayerOptions {
