@@ -13,6 +13,9 @@ pub fn check_dims(launch: &Launch, dims: &Dims) -> Result<()> {
     let threads: u32 = dims.block.iter().product();
     let block_fits = match launch.geometry {
         Geometry::Fixed => dims.block == bounds.block,
+        Geometry::Warps => {
+            threads != 0 && threads.is_multiple_of(32) && threads <= bounds.threads() && dims.block[1..] == [1, 1]
+        }
         Geometry::Rows => threads != 0 && threads <= bounds.threads() && dims.block[1..] == [1, 1],
     };
     if !block_fits {
