@@ -5,7 +5,9 @@
 
 pub use cuda_std::launch::LaunchBounds;
 
-use crate::{expert_gemm_small, quantize_nvfp4_rows, repack_nvfp4, row, swiglu_quantize_nvfp4};
+use crate::row;
+#[cfg(not(target_arch = "nvptx64"))]
+use crate::{expert_gemm_small, expert_gemm_wide, quantize_nvfp4_rows, repack_nvfp4, swiglu_quantize_nvfp4};
 
 /// An architecture that a PTX module is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -167,6 +169,7 @@ impl Launch {
 }
 
 /// Every kernel.
+#[cfg(not(target_arch = "nvptx64"))]
 pub const TABLE: &[Launch] = &[
     quantize_nvfp4_rows::LAUNCH,
     swiglu_quantize_nvfp4::LAUNCH,
@@ -174,9 +177,16 @@ pub const TABLE: &[Launch] = &[
     expert_gemm_small::SWIGLU_BF16,
     expert_gemm_small::SWIGLU_F32,
     expert_gemm_small::PLAIN_F32,
+    expert_gemm_wide::WIDE_SWIGLU_BF16,
+    expert_gemm_wide::WIDE_SWIGLU_F32,
+    expert_gemm_wide::WIDE_PLAIN_F32,
+    expert_gemm_wide::NARROW_SWIGLU_BF16,
+    expert_gemm_wide::NARROW_SWIGLU_F32,
+    expert_gemm_wide::NARROW_PLAIN_F32,
 ];
 
 /// The row of the kernel `name`.
+#[cfg(not(target_arch = "nvptx64"))]
 pub fn find(name: &str) -> Option<&'static Launch> {
     TABLE.iter().find(|row| row.name == name)
 }

@@ -2,9 +2,9 @@
 //! integers ([`super::mma_model`]) on the row-major weights: every output is compared to the bit (any NaN for a NaN),
 //! and every byte that is no output must stay.
 
-use kernels::expert_gemm_small as small;
 use kernels::fragment::{self, RowMajor, RowOrder, k_units, matrix_bytes};
 use kernels::launch::{Dims, Launch};
+use kernels::{expert_gemm_small as small, expert_gemm_wide as wide};
 use nvfp4::{bf16, e2m1, e4m3, swiglu::swiglu};
 
 use super::data::{hash, uniform};
@@ -63,6 +63,28 @@ pub static SMALL: Form = Form {
     },
     dims: small::dims,
     threads: &[32, 96, 512, 768],
+};
+
+/// The prefill form. Its dimensions but for the grid are fixed.
+pub static WIDE: Form = Form {
+    launch: |kind| match kind {
+        Kind::SwigluBf16 => &wide::WIDE_SWIGLU_BF16,
+        Kind::SwigluF32 => &wide::WIDE_SWIGLU_F32,
+        Kind::PlainF32 => &wide::WIDE_PLAIN_F32,
+    },
+    dims: |_, sms| Some(wide::dims::<wide::layout::Wide>(sms)),
+    threads: &[],
+};
+
+/// The form between the two.
+pub static NARROW: Form = Form {
+    launch: |kind| match kind {
+        Kind::SwigluBf16 => &wide::NARROW_SWIGLU_BF16,
+        Kind::SwigluF32 => &wide::NARROW_SWIGLU_F32,
+        Kind::PlainF32 => &wide::NARROW_PLAIN_F32,
+    },
+    dims: |_, sms| Some(wide::dims::<wide::layout::Narrow>(sms)),
+    threads: &[],
 };
 
 /// One set of inputs.
