@@ -20,6 +20,8 @@ pub mod dense_fp8_swiglu;
 pub mod epilogue;
 pub mod expand;
 pub mod expert_gemm_small;
+#[cfg(any(not(target_arch = "nvptx64"), cuda_arch = "sm_90a"))]
+pub mod expert_gemm_wide;
 pub mod expert_list;
 pub mod fragment;
 pub mod group;
