@@ -14,7 +14,10 @@ pub fn check_dims(launch: &Launch, dims: &Dims) -> Result<()> {
     let block_fits = match launch.geometry {
         Geometry::Fixed => dims.block == bounds.block,
         Geometry::Warps => {
-            threads != 0 && threads.is_multiple_of(32) && threads <= bounds.threads() && dims.block[1..] == [1, 1]
+            threads != 0
+                && threads.is_multiple_of(32)
+                && threads <= bounds.threads()
+                && dims.block[1..] == [1, 1]
         }
         Geometry::Rows => threads != 0 && threads <= bounds.threads() && dims.block[1..] == [1, 1],
     };
