@@ -96,6 +96,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 trace: false,
                 residency: Default::default(),
                 predecessors: &[],
+                progress: None,
                 budget: 0,
             })?;
             let wall = start.elapsed().as_secs_f64();

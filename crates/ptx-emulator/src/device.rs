@@ -24,7 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::check::Checks;
 use crate::check::race::Touched;
 use crate::machine::{
-    Argument, Dim3, GlobalMemory, Launch, LaunchError, MemoryError, Outcome, Residency, Schedule, launch,
+    Argument, Dim3, GlobalMemory, Launch, LaunchError, MemoryError, Outcome, Progress, Residency, Schedule,
+    launch,
 };
 use crate::numerics::Precision;
 use crate::program::{LoadError, Module, load};
@@ -93,6 +94,8 @@ pub struct LaunchConfig {
     /// the last ordinary launch). What those touch must not be written before `griddepcontrol.wait`, nor what they
     /// write be read.
     pub programmatic_dependent: bool,
+    /// Where the launch tells how far it is.
+    pub progress: Option<Arc<Progress>>,
     /// Warp instructions per cluster before a run is stopped; 0 = no limit.
     pub budget: u64,
 }
@@ -111,6 +114,7 @@ impl LaunchConfig {
             trace: false,
             residency: Residency::default(),
             programmatic_dependent: false,
+            progress: None,
             budget: 0,
         }
     }
@@ -240,6 +244,7 @@ impl Device {
             trace: config.trace,
             residency: config.residency,
             predecessors: &before,
+            progress: config.progress.as_deref(),
             budget: config.budget,
         })?;
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);

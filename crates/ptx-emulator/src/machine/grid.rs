@@ -243,4 +243,7 @@ fn finish(runner: &mut Runner, env: &Environment<'_>) {
         }
     }
     State::on_finish(&mut runner.cluster, env);
+    if let Some(progress) = env.progress {
+        progress.finished(runner.cluster.ctas.len() as u64);
+    }
 }

@@ -13,6 +13,7 @@ use super::deadlock::Waits;
 use super::global::GlobalMemory;
 use super::grid::{self, Finished, Residency};
 use super::local::LocalMemory;
+use super::progress::Progress;
 use super::schedule::{Random, Schedule};
 use super::shared::SharedMemory;
 use super::warp::{LaneState, Warp};
@@ -69,6 +70,8 @@ pub struct Launch<'a> {
     pub residency: Residency,
     /// Kernels before it on the stream that may still run when it starts: see [`Outcome::touched`].
     pub predecessors: &'a [Arc<Touched>],
+    /// Where the launch tells how far it is.
+    pub progress: Option<&'a Progress>,
     /// Warp instructions per cluster after which the run is stopped (a livelock guard); 0 = no limit.
     pub budget: u64,
 }
@@ -146,6 +149,7 @@ pub struct Environment<'a> {
     pub predecessors: Vec<Arc<Touched>>,
     dynamic_shared: u32,
     trace: bool,
+    pub(super) progress: Option<&'a Progress>,
     pub(super) budget: u64,
 }
 
@@ -179,10 +183,14 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
         predecessors: l.predecessors.to_vec(),
         dynamic_shared: l.dynamic_shared,
         trace: l.trace,
+        progress: l.progress,
         budget: l.budget,
     };
     geometry(l)?;
     let clusters: Vec<Dim3> = positions(std::array::from_fn(|i| l.grid[i] / l.cluster[i]));
+    if let Some(progress) = l.progress {
+        progress.begin(l.grid.iter().map(|&n| u64::from(n)).product());
+    }
     let mut finished: Vec<Finished> = if l.program.inter_cta_sync || l.residency.ctas_per_sm > 1 {
         // CTAs may wait for each other: interleave them, deterministically, on this thread.
         let per_cluster = l.cluster.iter().product::<u32>();
@@ -203,6 +211,7 @@ pub fn launch(l: &Launch<'_>) -> Result<Outcome, LaunchError> {
         counters.merge(&cluster.counters);
         trace.extend(cluster.trace);
     }
+    counters.describe(l.program);
     Ok(Outcome { findings: report.into_sorted(), counters, longest_cluster, trace, touched })
 }
 
@@ -357,7 +366,7 @@ impl Runner {
                 engine: Engine::default(),
                 report: Report::default(),
                 state,
-                counters: Counters::default(),
+                counters: Counters::new(env.program.code.len()),
                 trace: env.trace.then(Vec::new),
                 aborted: false,
                 changes: 0,

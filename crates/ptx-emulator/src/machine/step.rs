@@ -6,6 +6,7 @@ use super::launch::{Environment, Runner};
 use super::schedule::Schedule;
 use super::warp::{Flow, LaneState, Warp};
 use crate::check::{Class, Finding};
+use crate::counters::Counter;
 use crate::ops::State;
 use crate::program::Reg;
 use crate::trace::Event;
@@ -58,6 +59,9 @@ impl Runner {
             let place = env.place(at, self.cluster.ctas[cta].linear, 0);
             let (name, duration) = (format!("line {}: {}", place.line, place.text), self.now() - start);
             self.record(Event { name, cta: place.cta, warp: Some(index as u32), start, duration });
+        }
+        if let Some(progress) = env.progress {
+            progress.executed(self.now() - start);
         }
         self.cluster.ctas[cta].warps[index] = warp;
         gave_up
@@ -122,6 +126,21 @@ impl Runner {
         let mask = ctx.mask;
         self.cluster.counters.warp_instructions += 1;
         self.cluster.counters.lane_instructions += u64::from(mask.count_ones());
+        let parts = skipped != 0 && mask != 0 && matches!(flow, Flow::Jump(_));
+        if parts || !whole {
+            self.cluster.counters.add(Counter::DivergentBranches, u64::from(parts));
+            self.cluster.counters.add(Counter::DivergedInstructions, u64::from(!whole));
+        }
+        // An instruction that waits is executed again: it counts when it goes on.
+        let again = matches!(flow, Flow::Retry(_));
+        let through = if again { converged & !skipped & !mask } else { mask };
+        if again {
+            self.cluster.counters.add(Counter::Retries, 1);
+        }
+        let site = self.cluster.counters.site(pc);
+        site.executed += u64::from(!again);
+        site.lanes += u64::from(through.count_ones());
+        site.diverged += u64::from(!whole && !again);
         warp.issued += 1;
         // The usual case: the whole warp stays together. (A warp that is together has no lane that waits, so
         // an instruction cannot have woken any; one that makes lanes wait takes them out of the mask.)

@@ -106,6 +106,8 @@ pub struct Warp {
     pub yielded: u32,
     /// Lanes whose `mbarrier.try_wait` has reached its time limit: it returns false.
     pub timed_out: u32,
+    /// Lanes that wait at an instruction and will execute it again: they are counted as waiting once.
+    pub waiting: u32,
     /// Instructions executed (per warp, not per lane).
     pub issued: u64,
 }
@@ -128,6 +130,7 @@ impl Warp {
             sync_epoch: 0,
             yielded: 0,
             timed_out: 0,
+            waiting: 0,
             issued: 0,
         }
     }

@@ -45,6 +45,20 @@ pub enum Format {
 }
 
 impl Format {
+    /// Name in PTX.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::F16 => "f16",
+            Format::Bf16 => "bf16",
+            Format::Tf32 => "tf32",
+            Format::E4m3 => "e4m3",
+            Format::E5m2 => "e5m2",
+            Format::E3m2 => "e3m2",
+            Format::E2m3 => "e2m3",
+            Format::E2m1 => "e2m1",
+        }
+    }
+
     /// Bits after the leading one.
     pub const fn fraction(self) -> u32 {
         match self {

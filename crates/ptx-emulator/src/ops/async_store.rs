@@ -10,6 +10,7 @@ use super::hooks::{self, AsyncId, Kind, Proxy, Scope, Strong};
 use super::mbarrier::locate;
 use super::{Entry, form};
 use crate::check::{Class, Origin, Place};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, AsyncCtx, AsyncOp, Ctx, Flow};
 use crate::types::Ty;
@@ -80,6 +81,9 @@ impl AsyncOp for Sent {
         // Relaxed at cluster scope (9.7.9.13, 9.7.13.7).
         let strong = Strong { scope: Scope::Cluster, bytes: 0 };
         let kind = if self.reduce.is_some() { Kind::Atomic(strong) } else { Kind::StrongWrite(strong) };
+        let path =
+            if self.reduce.is_some() { Counter::ClusterAtomicBytes } else { Counter::ClusterStoreBytes };
+        ctx.cluster.counters.add(path, n as u64);
         self.to.deliver(ctx, &self.place, self.id, (&Layout::flat(n), kind), &self.image, n as u32);
     }
 

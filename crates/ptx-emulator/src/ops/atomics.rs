@@ -6,6 +6,7 @@
 use super::access::{self, Order};
 use super::atomic_ops::{Operation, take_operation};
 use super::hooks::{Kind, Scope, Strong};
+use super::traffic::{self, Access};
 use super::{Entry, root};
 use crate::check::{Class, Origin, OriginKind};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
@@ -116,6 +117,8 @@ impl Execute for Atomic {
         let addresses = access::addresses(ctx, self.addr);
         let mut rows = [[0u64; LANES]; 8];
         let mut origins = [Origin::CLEAN; LANES];
+        let place = (self.space, self.addr.base);
+        traffic::any(ctx, Access::Atomic, place, &addresses, self.bytes() as u32);
         // Clusters on other host threads must not come between.
         let shared = matches!(self.space, AddressSpace::SharedCta | AddressSpace::SharedCluster);
         let global = ctx.global();

@@ -9,6 +9,7 @@ use super::mbarrier::locate;
 use super::sync_state::add;
 use super::{Entry, form};
 use crate::check::{Class, Place};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, AsyncCtx, AsyncOp, Ctx, Flow, Location, QueueKey};
 use crate::types::Ty;
@@ -102,7 +103,9 @@ impl AsyncOp for Loading {
         if let Err(e) = ctx.env.global.read_flags(self.address, &mut image.bytes, &mut image.init) {
             add(ctx.cluster, class_of(e), self.place.clone(), format!("source: {e}"));
         }
-        ctx.cluster.counters.add("bytes.bulk.load", u64::from(self.bytes));
+        let (bytes, targets) = (u64::from(self.bytes), self.to.targets() as u64);
+        ctx.cluster.counters.add(Counter::BulkLoadBytes, bytes);
+        ctx.cluster.counters.add(Counter::BulkLoadDelivered, bytes * targets);
         let layout = Layout::flat(self.bytes as usize);
         self.to.deliver(ctx, &self.place, self.id, (&layout, Kind::Write), &image, self.bytes);
     }
@@ -180,9 +183,9 @@ impl Execute for ToGlobal {
             let (place, thread) = (ctx.place(lane), ctx.thread(lane));
             let group = ctx.cluster.state.sync.groups.add(cta, thread, Which::Bulk, Some(place.clone()));
             let id = hooks::async_issue(ctx, lane, Proxy::Async, "cp.async.bulk to global memory");
-            let layout = Layout::flat(bytes as usize);
+            let (layout, path) = (Layout::flat(bytes as usize), Counter::BulkStoreBytes);
             let spans = vec![(address, 0, bytes as usize)];
-            start(ctx, Box::new(Store { place, id, group, offset, layout, spans, effect }));
+            start(ctx, Box::new(Store { place, id, group, offset, layout, spans, effect, path }));
         }
         Flow::Next
     }

@@ -11,6 +11,7 @@ use super::mbarrier::complete_tx;
 use super::sync_state::{add, check_alive};
 use super::tensor_map::Swizzle;
 use crate::check::{Access, Class, Place};
+use crate::counters::Counter;
 use crate::machine::{AsyncCtx, AsyncOp, Cluster, Ctx, Environment, MemoryError, QueueKey};
 use crate::types::Ty;
 
@@ -131,6 +132,11 @@ impl Destination {
             }
         };
         Some(Self { offset: data.1, barrier: barrier.1, targets })
+    }
+
+    /// How many CTAs it goes to.
+    pub(super) fn targets(&self) -> usize {
+        self.targets.len()
     }
 
     /// Poisons the destination at issue; what overlaps an mbarrier is a finding.
@@ -270,6 +276,8 @@ pub(super) struct Store {
     pub spans: Vec<Span>,
     /// What is done.
     pub effect: Effect,
+    /// Counts the bytes.
+    pub path: Counter,
 }
 
 impl AsyncOp for Store {
@@ -330,7 +338,7 @@ impl AsyncOp for Write {
             let message = format!("uninitialised {space} memory reached global memory at {address:#x}");
             add(ctx.cluster, Class::Uninitialised, store.place.clone(), message);
         }
-        ctx.cluster.counters.add("bytes.bulk.store", total);
+        ctx.cluster.counters.add(store.path, total);
         hooks::async_complete(ctx.cluster, store.id, groups::object(store.group, false));
         groups::done(ctx.cluster, store.group);
     }
@@ -417,6 +425,7 @@ impl AsyncOp for Peer {
                 image.init.iter_mut().zip(init).for_each(|(a, b)| *a &= b);
             }
         }
+        ctx.cluster.counters.add(Counter::ClusterCopyBytes, u64::from(self.bytes));
         let kind = if self.reduce.is_some() { Kind::Atomic(RELAXED) } else { Kind::Write };
         self.to.deliver(ctx, &self.place, self.id, (&layout, kind), &image, self.bytes);
     }

@@ -10,6 +10,7 @@ use super::mbarrier::{self, locate};
 use super::sync_state::{add, check_alive};
 use super::{Entry, form};
 use crate::check::{Class, Place};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, AsyncCtx, AsyncOp, Ctx, Flow, Location, QueueKey};
 use crate::types::Ty;
@@ -70,6 +71,7 @@ impl Execute for CpAsync {
             groups.add_copy(group, id);
             copies.push(Copy { id, group, dst, src, read });
         }
+        count(ctx, &copies);
         if let Some(lane) = ctx.lanes().next().filter(|_| !copies.is_empty()) {
             let op = Copies { place: ctx.place(lane), cta: ctx.cta as u32, bytes: self.bytes, copies };
             let key = QueueKey::CpAsync(ctx.cta as u32, ctx.warp.index as u32);
@@ -77,6 +79,23 @@ impl Execute for CpAsync {
         }
         Flow::Next
     }
+}
+
+/// Bytes and sectors that the lanes' copies read.
+fn count(ctx: &mut Ctx<'_>, copies: &[Copy]) {
+    let mut sectors: Vec<u64> = copies
+        .iter()
+        .filter(|c| c.read > 0)
+        .flat_map(|c| c.src / 32..c.src.saturating_add(u64::from(c.read)).div_ceil(32))
+        .collect();
+    sectors.sort_unstable();
+    sectors.dedup();
+    let (bytes, sectors) = (copies.iter().map(|c| u64::from(c.read)).sum(), sectors.len() as u64);
+    ctx.cluster.counters.add(Counter::CpAsyncBytes, bytes);
+    ctx.cluster.counters.add(Counter::CpAsyncSectors, sectors);
+    let site = ctx.cluster.counters.site(ctx.pc);
+    site.bytes += bytes;
+    site.sectors += sectors;
 }
 
 impl CpAsync {
@@ -145,7 +164,6 @@ impl AsyncOp for Copies {
             hooks::async_complete(ctx.cluster, copy.id, groups::object(copy.group, false));
             groups::done(ctx.cluster, copy.group);
         }
-        ctx.cluster.counters.add("bytes.cp_async", self.copies.iter().map(|c| u64::from(c.read)).sum());
     }
 
     fn describe(&self) -> String {

@@ -1,7 +1,7 @@
 //! `ldmatrix`, `stmatrix`, `movmatrix` for 8x8 matrices of 16-bit elements (PTX ISA 9.7.14.5.15 - 17).
 
 use super::hooks::{self, Kind};
-use super::{Entry, root};
+use super::{Entry, root, traffic};
 use crate::check::Class;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, Ctx, Flow, LANES, Location};
@@ -65,6 +65,11 @@ fn rows(
             }
         }
     }
+    let offsets: Vec<u32> = locations
+        .iter()
+        .filter_map(|l| if let Location::Shared(_, offset) = l { Some(*offset) } else { None })
+        .collect();
+    traffic::matrices(ctx, kind.into(), &offsets);
     Some(locations)
 }
 

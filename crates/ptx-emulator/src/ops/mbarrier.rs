@@ -9,8 +9,9 @@ use super::Entry;
 use super::hooks::{self, AsyncId, Object, Scope};
 use super::mbarrier_state::{self as state, Effect, Event, Fault, Target};
 use super::root;
-use super::sync_state::{add, retry, wake_all};
+use super::sync_state::{add, add_wait, retry, wake_all};
 use crate::check::{Access, Class, Mode, Place};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, AsyncCtx, Ctx, Flow, LANES, LaneState, Location, Wait};
 use crate::program::Reg;
@@ -275,6 +276,8 @@ impl Execute for WaitOp {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let mut waiting: [Option<Wait>; LANES] = [None; LANES];
         let mut any_false = false;
+        // Whether a lane begins a wait, and whether the phase is not complete then.
+        let (mut begins, mut blocks) = (false, false);
         for lane in ctx.lanes() {
             let expired = ctx.warp.timed_out >> lane & 1 == 1;
             ctx.warp.timed_out &= !(1 << lane);
@@ -290,6 +293,8 @@ impl Execute for WaitOp {
                     continue;
                 }
             };
+            begins |= tested.first;
+            blocks |= tested.first && !tested.complete;
             if tested.lapped && ctx.checks().barriers {
                 let message = format!(
                     "the wait on the mbarrier at shared offset {offset:#x} is more than one phase behind: {} phases \
@@ -316,6 +321,9 @@ impl Execute for WaitOp {
             }
             any_false |= !tested.complete;
             ctx.set(self.dst, lane, u64::from(tested.complete), Default::default());
+        }
+        if begins {
+            add_wait(ctx, (Counter::MbarrierWaits, Counter::MbarrierBlocked), blocks);
         }
         let Some(first) = waiting.iter().flatten().next().copied() else {
             return if any_false { Flow::Yield } else { Flow::Next };

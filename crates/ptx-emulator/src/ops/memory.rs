@@ -2,6 +2,7 @@
 
 use super::access::{self, Order};
 use super::hooks::{Kind, Scope, Strong};
+use super::traffic::{self, Access};
 use super::warp_memory::Alike;
 use super::{Entry, form, root};
 use crate::check::{Origin, OriginKind};
@@ -136,6 +137,10 @@ impl<const N: usize, const E: usize> Execute for Load<N, E> {
             }
         }
         let one_by_one = if alike.is_some() { 0 } else { ctx.mask };
+        if alike.is_none() {
+            let place = (self.space, self.addr.base);
+            traffic::any(ctx, Access::Load, place, &addresses, (N * E) as u32);
+        }
         for lane in (0..LANES).filter(|l| one_by_one >> l & 1 == 1) {
             if poisoned >> lane & 1 == 1 {
                 let origin = ctx.origin(self.addr.base, lane);
@@ -356,6 +361,7 @@ impl<const N: usize, const E: usize> Execute for Store<N, E> {
                 return Flow::Next;
             }
         }
+        traffic::any(ctx, Access::Store, (self.space, base), &addresses, bytes as u32);
         for lane in ctx.lanes() {
             if poisoned >> lane & 1 == 1 {
                 let origin = ctx.origin(base, lane);

@@ -117,7 +117,8 @@ impl Execute for MmaSync {
             let mask = ctx.mask;
             ctx.warp.set_row(dst, mask, &out);
         }
-        ctx.cluster.counters.add("mma.sync", 1);
+        let kind = format!("mma.sync.{}.{}", self.a_format.name(), self.b_format.name());
+        ctx.cluster.counters.add_mma(kind, [16, 8, self.k as u32]);
         Flow::Next
     }
 }

@@ -44,6 +44,7 @@ mod tensor_copy;
 pub mod tensor_map;
 mod tensor_map_codec;
 mod tensor_map_ops;
+mod traffic;
 mod warp;
 mod warp_memory;
 mod wgmma;

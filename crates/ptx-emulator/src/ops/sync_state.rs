@@ -5,6 +5,7 @@ use super::mbarrier_state::Mbarriers;
 use super::registers::RegisterPools;
 use super::{barrier, cluster_barrier};
 use crate::check::{Class, Finding, Place};
+use crate::counters::Counter;
 use crate::machine::{Cluster, Cta, Ctx, Flow, LANES, Wait, Warp};
 
 /// State of barriers, mbarriers, asynchronous groups and register pools.
@@ -97,8 +98,35 @@ pub(super) fn check_alive(cluster: &Cluster, owner: u32) -> Result<(), (Class, S
     }
 }
 
+/// Counts that the executing lanes come to a wait, unless they have been waiting in it; those of `waiting` block.
+pub(super) fn count_wait(ctx: &mut Ctx<'_>, waiting: u32, wait: Wait) {
+    let counters = match wait {
+        Wait::Barrier { .. } => (Counter::BarrierWaits, Counter::BarrierBlocked),
+        Wait::Cluster => (Counter::ClusterBarrierWaits, Counter::ClusterBarrierBlocked),
+        Wait::Async { .. } => (Counter::GroupWaits, Counter::GroupBlocked),
+        // `mbarrier` counts by itself, from the first try on, which does not block; others are no waits of programs.
+        _ => return,
+    };
+    let new = ctx.mask & !ctx.warp.waiting;
+    ctx.warp.waiting = ctx.warp.waiting & !ctx.mask | waiting;
+    if new != 0 {
+        add_wait(ctx, counters, waiting & new != 0);
+    }
+}
+
+/// Counts a wait of a warp.
+pub(super) fn add_wait(ctx: &mut Ctx<'_>, (waits, blocked): (Counter, Counter), blocks: bool) {
+    let counters = &mut ctx.cluster.counters;
+    counters.add(waits, 1);
+    if blocks {
+        counters.add(blocked, 1);
+        counters.site(ctx.pc).blocked += 1;
+    }
+}
+
 /// The lanes of `waiting` execute the instruction again when `wait` is over; the other executing lanes go on.
 pub(super) fn retry(ctx: &mut Ctx<'_>, waiting: u32, wait: Wait) -> Flow {
+    count_wait(ctx, waiting, wait);
     if waiting == 0 {
         return Flow::Next;
     }

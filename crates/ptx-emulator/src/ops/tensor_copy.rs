@@ -12,8 +12,9 @@ use super::hooks::{self, AsyncId, Kind, Proxy, Range};
 use super::mbarrier::locate;
 use super::sync_state::add;
 use super::tensor_map::{self, Element, Fill, Swizzle, TensorMap};
-use super::{Entry, form};
+use super::{Entry, form, traffic};
 use crate::check::{Class, Place};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, AsyncCtx, AsyncOp, Ctx, Flow, Location};
 use crate::syntax::ast::Operand;
@@ -248,6 +249,7 @@ impl AsyncOp for Loading {
         let fill = tile.fill();
         let (mut row, mut init) = (fill.clone(), vec![true; fill.len()]);
         let mut fault = None;
+        let (mut read, mut sectors) = (0, 0);
         for (i, place) in tile.rows().into_iter().enumerate() {
             row.copy_from_slice(&fill);
             init.fill(true);
@@ -259,6 +261,8 @@ impl AsyncOp for Loading {
                     Range::Global { address, bytes: n as u32 },
                     Kind::Read,
                 );
+                read += n as u64;
+                sectors += traffic::range_sectors(address, n as u64);
                 let global = ctx.env.global;
                 if let Err(e) = global.read_flags(address, &mut row[at..at + n], &mut init[at..at + n]) {
                     init[at..at + n].fill(false);
@@ -282,7 +286,10 @@ impl AsyncOp for Loading {
             add(ctx.cluster, class_of(e), self.place.clone(), message);
         }
         let bytes = tile.transaction_bytes();
-        ctx.cluster.counters.add("bytes.bulk.load", u64::from(bytes));
+        let delivered = u64::from(bytes) * self.to.targets() as u64;
+        ctx.cluster.counters.add(Counter::TensorLoadBytes, read);
+        ctx.cluster.counters.add(Counter::TensorLoadSectors, sectors);
+        ctx.cluster.counters.add(Counter::TensorLoadDelivered, delivered);
         self.to.deliver(ctx, &self.place, self.id, (&layout, Kind::Write), &image, bytes);
     }
 
@@ -348,8 +355,9 @@ impl Execute for StoreTensor {
             let spans = tile.spans();
             let (place, thread) = (ctx.place(lane), ctx.thread(lane));
             let group = ctx.cluster.state.sync.groups.add(cta, thread, Which::Bulk, Some(place.clone()));
+            let path = Counter::TensorStoreBytes;
             let id = hooks::async_issue(ctx, lane, Proxy::Async, "tensor store");
-            start(ctx, Box::new(Store { place, id, group, offset, layout, spans, effect }));
+            start(ctx, Box::new(Store { place, id, group, offset, layout, spans, effect, path }));
         }
         Flow::Next
     }

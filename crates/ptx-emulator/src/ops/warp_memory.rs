@@ -2,6 +2,7 @@
 //! whole warp at once; all others go lane by lane (`memory`), with the same result.
 
 use super::hooks::{self, Kind};
+use super::traffic;
 use crate::check::race::WarpAccess;
 use crate::decode::Src;
 use crate::machine::{AddressSpace, Ctx, GlobalView, LANES, Location, SharedMemory};
@@ -79,6 +80,10 @@ impl<'a> Alike<'a> {
             _ => return None,
         };
         let alike = Self { at, memory };
+        match memory {
+            Memory::Global(_) => traffic::global(ctx, kind.into(), &alike.at, ctx.mask, bytes),
+            Memory::Shared(owner) => traffic::shared(ctx, kind.into(), owner, &alike.at, ctx.mask, bytes),
+        }
         if ctx.checks().races {
             let access = WarpAccess {
                 shared: alike.owner().map(|rank| ctx.cluster.state.first_cta + rank),

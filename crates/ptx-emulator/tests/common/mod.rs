@@ -6,7 +6,7 @@ pub mod pipelines;
 
 use ptx_emulator::check::race::Touched;
 use ptx_emulator::check::{Checks, Class, Finding};
-use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Residency, Schedule, launch};
+use ptx_emulator::machine::{Argument, GlobalMemory, Launch, Outcome, Residency, Schedule, launch};
 use ptx_emulator::program::{self, Module};
 
 /// A module with one entry `k(params) { body }`: registers %r<64> (b32), %rd<32> (b64), %p<16>, %f<32>,
@@ -81,6 +81,11 @@ impl Kernel {
 
     /// Runs entry `k`; returns the findings.
     pub fn run(&self, arguments: &[Argument]) -> Vec<Finding> {
+        self.outcome(arguments).findings
+    }
+
+    /// Runs entry `k`.
+    pub fn outcome(&self, arguments: &[Argument]) -> Outcome {
         let outcome = launch(&Launch {
             program: self.module.entry("k").unwrap(),
             symbols: &[],
@@ -96,9 +101,10 @@ impl Kernel {
             trace: false,
             residency: self.residency,
             predecessors: &self.predecessors,
+            progress: None,
             budget: 4_000_000,
         });
-        outcome.unwrap().findings
+        outcome.unwrap()
     }
 
     /// Runs with 64-bit arguments, and panics on findings.

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod mutate;
+mod progress;
 mod run;
 
 /// Runs PTX for sm_90a and sm_100a on the CPU and reports what hardware hides.

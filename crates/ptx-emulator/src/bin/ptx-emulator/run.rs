@@ -1,18 +1,19 @@
 //! `ptx-emulator run`.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use indicatif::ProgressBar;
 use ptx_emulator::check::{Checks, Mode};
 use ptx_emulator::device::LaunchConfig;
 use ptx_emulator::launch_file::{LaunchFile, Run};
-use ptx_emulator::machine::Schedule;
+use ptx_emulator::machine::{Progress, Schedule};
 use ptx_emulator::numerics::Precision;
+
+use crate::progress::Display;
 
 /// Arguments of `ptx-emulator run`.
 #[derive(Args)]
@@ -36,7 +37,7 @@ pub struct RunArgs {
     /// Stop a cluster after so many warp instructions (0 = never).
     #[arg(long, default_value_t = 2_000_000_000)]
     budget: u64,
-    /// Write counters to a file, as JSON.
+    /// Write counters to a file, as JSON (with several schedules, those of the last), or print them as a table: `-`.
     #[arg(long)]
     counters: Option<PathBuf>,
     /// Write a timeline to a file, in Chrome's trace format (with several schedules, that of the last).
@@ -82,7 +83,9 @@ impl From<PrecisionArg> for Precision {
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let file = LaunchFile::read(&args.launch)?;
     let mut clean = true;
-    for (name, schedule) in schedules(&args.schedule)? {
+    let schedules = schedules(&args.schedule)?;
+    let display = Display::new(schedules.len());
+    for (index, (name, schedule)) in schedules.into_iter().enumerate() {
         let mut config = LaunchConfig::new([1; 3], [1; 3]);
         config.schedule = schedule;
         config.checks = checks(&args.checks)?;
@@ -91,9 +94,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         config.budget = args.budget;
         config.trace = args.trace.is_some();
         let start = Instant::now();
-        let spinner = spinner(&name);
+        let progress = Arc::new(Progress::default());
+        config.progress = Some(Arc::clone(&progress));
+        let bar = display.bar(index, &name, &progress);
         let run = file.run(&config)?;
-        spinner.finish_and_clear();
+        bar.finish_and_clear();
         clean &= report(&name, &run, start.elapsed());
         file.write_outputs(&run)?;
         if let Some(path) = &args.trace {
@@ -101,19 +106,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             std::fs::write(path, timeline).with_context(|| format!("{}", path.display()))?;
         }
         if let Some(path) = &args.counters {
-            std::fs::write(path, counters(&run)).with_context(|| format!("{}", path.display()))?;
+            let counters = &run.outcome.counters;
+            if path.as_os_str() == "-" {
+                print!("{}", counters.to_table());
+            } else {
+                std::fs::write(path, counters.to_json()).with_context(|| format!("{}", path.display()))?;
+            }
         }
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn spinner(name: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner().with_message(format!("schedule {name}"));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 /// The schedules of a `--schedule`.
@@ -186,14 +187,4 @@ fn report(name: &str, run: &Run, time: Duration) -> bool {
         good &= c.passed;
     }
     good
-}
-
-fn counters(run: &Run) -> String {
-    let c = &run.outcome.counters;
-    let mut lines = vec![
-        format!("  \"warp_instructions\": {}", c.warp_instructions),
-        format!("  \"lane_instructions\": {}", c.lane_instructions),
-    ];
-    lines.extend(c.named.iter().map(|(name, n)| format!("  \"{name}\": {n}")));
-    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }

@@ -2,6 +2,7 @@
 
 use super::alloc::{check_cta_group, cta_group};
 use crate::check::Place;
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, AsyncCtx, AsyncOp, Ctx, Flow, QueueKey};
 use crate::ops::hooks::{self, AsyncId, Proxy};
@@ -47,7 +48,7 @@ impl Execute for Commit {
             let race = hooks::async_issue(ctx, lane, Proxy::Async, "tcgen05.commit");
             let op = Pending { race, place, owners, offset, covers };
             ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
-            ctx.cluster.counters.add("tcgen05.commit", 1);
+            ctx.cluster.counters.add(Counter::TensorCommits, 1);
         }
         Flow::Next
     }

@@ -3,6 +3,7 @@
 use super::alloc::{check_cta_group, cta_group};
 use super::state::{InFlight, check_allocated};
 use crate::check::{Access, Class, Mode, Place};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, QueueKey};
 use crate::ops::descriptor::{Generation, MatrixDescriptor};
@@ -76,7 +77,6 @@ impl Execute for Copy {
             let race = hooks::async_issue(ctx, lane, Proxy::Async, "tcgen05.cp");
             let op = Pending { race, shape: self.shape, ctas, column, source, place };
             ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
-            ctx.cluster.counters.add("tcgen05.cp", 1);
         }
         Flow::Next
     }
@@ -137,6 +137,8 @@ impl AsyncOp for Pending {
                     return;
                 }
             };
+            let total = touched.iter().map(|t| u64::from(t.1)).sum();
+            ctx.cluster.counters.add(Counter::TensorCpBytes, total);
             for (offset, bytes) in touched {
                 hooks::async_access(
                     ctx.env,

@@ -20,6 +20,18 @@ pub enum MmaKind {
 }
 
 impl MmaKind {
+    /// Name in PTX; `mxf4nvf4` is the form with one scale per 16.
+    pub fn name(self) -> &'static str {
+        match self {
+            MmaKind::F16 => "f16",
+            MmaKind::Tf32 => "tf32",
+            MmaKind::F8f6f4 => "f8f6f4",
+            MmaKind::Mxf8f6f4 => "mxf8f6f4",
+            MmaKind::Mxf4 => "mxf4",
+            MmaKind::Nvf4 => "mxf4nvf4",
+        }
+    }
+
     /// Whether scales take part.
     pub fn is_scaled(self) -> bool {
         matches!(self, MmaKind::Mxf8f6f4 | MmaKind::Mxf4 | MmaKind::Nvf4)

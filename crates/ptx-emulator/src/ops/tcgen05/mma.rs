@@ -144,9 +144,11 @@ impl Mma {
         let b = ctx.get(self.b, lane);
         let race = hooks::async_issue(ctx, lane, Proxy::Async, "tcgen05.mma");
         let (kind, group) = (self.kind, self.group);
+        let name = format!("tcgen05.{}.{}.{}", kind.name(), idesc.a.name(), idesc.b.name());
+        let shape = [idesc.m, idesc.n, kind.k()].map(|x| x as u32);
         let op = Pending { race, place, kind, group, ctas, idesc, d, a, b, scales, accumulate };
         ctx.cluster.engine.issue(QueueKey::Tcgen05(rank), Box::new(op));
-        ctx.cluster.counters.add("mma.tcgen05", 1);
+        ctx.cluster.counters.add_mma(name, shape);
         Some(())
     }
 }

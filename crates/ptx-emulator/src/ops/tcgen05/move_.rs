@@ -4,6 +4,7 @@ use super::fence::own_group;
 use super::shapes::Shape;
 use super::state::{check_allocated, check_in_flight};
 use crate::check::{Class, Origin, OriginKind};
+use crate::counters::Counter;
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{Ctx, Flow, LANES};
 use crate::ops::hooks::{self, GroupKind, Kind, Proxy, Range};
@@ -126,7 +127,7 @@ impl Execute for Load {
                 ctx.set(dst, t, u64::from(value), if init { Origin::CLEAN } else { poison });
             }
         }
-        ctx.cluster.counters.add("bytes.tensor.load", 128 * self.dst.len() as u64);
+        ctx.cluster.counters.add(Counter::TensorLdBytes, 128 * self.dst.len() as u64);
         Flow::Next
     }
 }
@@ -158,7 +159,7 @@ impl Execute for Store {
                 }
             }
         }
-        ctx.cluster.counters.add("bytes.tensor.store", 128 * self.src.len() as u64);
+        ctx.cluster.counters.add(Counter::TensorStBytes, 128 * self.src.len() as u64);
         Flow::Next
     }
 }

@@ -2,6 +2,7 @@
 
 use super::state::{InFlight, Key, Partial, Warpgroup};
 use crate::check::{Access, Class, Origin, OriginKind, Place};
+use crate::counters::Counter;
 use crate::decode::{Execute, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, LANES, QueueKey, Wait};
 use crate::numerics::aligned_sum::Unit;
@@ -9,6 +10,7 @@ use crate::numerics::element::{Element, Format};
 use crate::ops::descriptor::{Generation, MatrixDescriptor};
 use crate::ops::hooks::{self, AsyncId, GroupKind, Kind, Object, Proxy, Range, Scope};
 use crate::ops::mma_sync::step;
+use crate::ops::sync_state::count_wait;
 use crate::program::Reg;
 
 /// Name of the wait in reports.
@@ -130,7 +132,8 @@ impl Execute for MmaAsync {
                 accumulate: partial.accumulate,
             };
             ctx.cluster.engine.issue(QueueKey::Wgmma(key.0, key.1), Box::new(op));
-            ctx.cluster.counters.add("mma.wgmma", 1);
+            let kind = format!("wgmma.{}.{}", self.a_format.name(), self.b_format.name());
+            ctx.cluster.counters.add_mma(kind, [64, self.n as u32, self.k as u32]);
         }
         if !uniform {
             let message = "descriptors or scale-d differ between the warps of the warpgroup".to_owned();
@@ -224,6 +227,8 @@ impl Pending {
             let shared = &ctx.cluster.ctas[self.cta].shared;
             d.fetch(shared, rows, 32, element, &mut bytes, |offset, n| touched.push((offset, n)))
         });
+        let total = touched.iter().map(|t| u64::from(t.1)).sum();
+        ctx.cluster.counters.add(Counter::MmaSharedBytes, total);
         for (offset, bytes) in touched {
             let range = Range::Shared { cta: self.key.0, offset, bytes };
             hooks::async_access(ctx.env, ctx.cluster, self.id, range, Kind::Read);
@@ -374,8 +379,12 @@ impl Execute for WaitGroup {
         let limit = group.warps[slot].commits.saturating_sub(self.pending);
         let unissued = group.partial.iter().any(|p| p.group < limit && p.warps >> slot & 1 == 1);
         if unissued || group.pending.iter().any(|&g| g < limit) {
-            return Flow::Retry(Wait::Async { what: GROUP, pending: self.pending });
+            let wait = Wait::Async { what: GROUP, pending: self.pending };
+            count_wait(ctx, ctx.mask, wait);
+            return Flow::Retry(wait);
         }
+        count_wait(ctx, 0, Wait::Async { what: GROUP, pending: self.pending });
+        let group = warpgroup(ctx, key);
         let warp = &mut group.warps[slot];
         let (done, left): (Vec<_>, Vec<_>) = warp.in_flight.drain(..).partition(|f| f.group < limit);
         warp.in_flight = left;

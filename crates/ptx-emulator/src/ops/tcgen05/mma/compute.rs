@@ -2,6 +2,7 @@
 
 use super::{A, Pending};
 use crate::check::Class;
+use crate::counters::Counter;
 use crate::machine::{AsyncCtx, AsyncOp};
 use crate::numerics::aligned_sum::{self, WIDE};
 use crate::numerics::element::{Element, Format};
@@ -44,6 +45,8 @@ impl Pending {
         let init = MatrixDescriptor::decode(bits, Generation::Sm100)
             .and_then(|d| d.fetch(shared, rows, K_BYTES, element, &mut data, |o, n| touched.push((o, n))))
             .map_err(|why| Fault(Class::Descriptor, why))?;
+        let total = touched.iter().map(|t| u64::from(t.1)).sum();
+        ctx.cluster.counters.add(Counter::MmaSharedBytes, total);
         for (offset, bytes) in touched {
             hooks::async_access(
                 ctx.env,
@@ -63,6 +66,7 @@ impl Pending {
     /// Rows of A from tensor memory: row m on lane m, lower k in lower bits.
     fn tensor(&self, ctx: &mut AsyncCtx<'_>, cta: u32, column: u32, rows: usize) -> Vec<u8> {
         let range = Range::Tensor { cta, lane: 0, lanes: rows as u32, column, columns: 8 };
+        ctx.cluster.counters.add(Counter::MmaTensorBytes, rows as u64 * K_BYTES as u64);
         hooks::async_access(ctx.env, ctx.cluster, self.race, range, Kind::Read);
         let memory = ctx.cluster.state.tcgen05.memory(cta);
         let mut data = vec![0; rows * K_BYTES];
@@ -92,6 +96,7 @@ impl Pending {
         copies: std::ops::Range<usize>,
     ) -> Result<Vec<[u8; 4]>> {
         let columns = rows.div_ceil(32) as u32;
+        ctx.cluster.counters.add(Counter::MmaTensorBytes, 4 * rows as u64);
         let range = Range::Tensor { cta, lane: 0, lanes: 128, column, columns };
         hooks::async_access(ctx.env, ctx.cluster, self.race, range, Kind::Read);
         let memory = ctx.cluster.state.tcgen05.memory(cta);
