@@ -454,14 +454,16 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         }
         if form.threads.is_empty() {
             // More than one block of row tiles, the last one short; more units than the ring has stages.
+            let some = if kind.has_up() { 150 } else { 270 };
             let (counts, features, k): (&[u32], _, _) = match sizes.size {
                 Size::Card => (&WIDE_COUNTS, 1100, 2880),
-                Size::Emulator => (&WIDE_COUNTS, 299, 208),
-                Size::Few => (&[40, 129], 150, 80),
+                Size::Emulator => (&WIDE_COUNTS[..6], some, 80),
+                Size::Few => (&[40, 129], some, 80),
             };
             let problem = Problem::new(kind, counts, features, k);
             parts.push((Problem { gap: 5, ..problem.clone() }, vec![(1, 0), (5, 0)]));
             parts.push((Problem::new(kind, &[7, 100], 20, 1296), vec![(1, 0)]));
+            parts.push((Problem { gather: false, ..Problem::new(kind, &[300], 20, 144) }, vec![(1, 0)]));
         }
         case("shape", parts);
 
