@@ -443,14 +443,11 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         };
         let mut parts = Vec::new();
         for &(features, k) in shapes {
-            for fold in [false, true] {
-                let problem = Problem { fold, ..Problem::new(kind, &COUNTS, features, k) };
-                parts.push((problem.clone(), vec![]));
-                parts.push((
-                    Problem { gather: false, segment: 16, gap: 3, limit: f32::INFINITY, ..problem },
-                    vec![],
-                ));
-            }
+            let problem = Problem::new(kind, &COUNTS, features, k);
+            parts.push((problem.clone(), vec![]));
+            let limit = f32::INFINITY;
+            parts
+                .push((Problem { fold: true, gather: false, segment: 16, gap: 3, limit, ..problem }, vec![]));
         }
         if form.threads.is_empty() {
             // More than one block of row tiles, the last one short; more units than the ring has stages.
