@@ -108,10 +108,11 @@ pub unsafe fn warpgroup<F: Form, O: Output>(shared: u32, operands: &Operands, bl
     let me = Warp { shared, index, lane, speaker: lane == 0, table };
     let mut walk = Walk::new(thread::block_idx_x(), thread::grid_dim_x());
     let mut at = Position::START;
-    // SAFETY: `counts` has an element per expert.
-    while let Some(tile) =
-        walk.next(operands.experts, blocks, F::WIDTH, |e| unsafe { *operands.counts.add(e as usize) })
-    {
+    let count = |e: u32| {
+        // SAFETY: `counts` has an element per expert.
+        unsafe { *operands.counts.add(e as usize) }
+    };
+    while let Some(tile) = walk.next(operands.experts, blocks, F::WIDTH, count) {
         // SAFETY: the warpgroup is here, and all of it takes the same arm; the caller's duties.
         unsafe {
             match super::width_of::<F>(tile.rows) {

@@ -41,10 +41,11 @@ pub unsafe fn warp<F: Form>(shared: u32, operands: &Operands, blocks: u32) {
     let (row_in_group, chunk) = (lane / UNIT_CHUNKS, lane % UNIT_CHUNKS);
     let place = row_in_group * B_ROW_BYTES + 16 * swizzled_chunk(row_in_group, chunk);
     let row_tile_bytes = operands.k_units as usize * UNIT as usize;
-    // SAFETY: `counts` has an element per expert.
-    while let Some(tile) =
-        walk.next(operands.experts, blocks, F::WIDTH, |e| unsafe { *operands.counts.add(e as usize) })
-    {
+    let count = |e: u32| {
+        // SAFETY: `counts` has an element per expert.
+        unsafe { *operands.counts.add(e as usize) }
+    };
+    while let Some(tile) = walk.next(operands.experts, blocks, F::WIDTH, count) {
         // SAFETY: `offsets` has an element per expert.
         let first = unsafe { *operands.offsets.add(tile.expert as usize) } + tile.first;
         // The lane's chunk of each of its rows, in 16-byte units from the start of B. Rows past the end are copies

@@ -1,4 +1,4 @@
-//! Speed of the expert GEMMs on a card: one aligned line per shape and number of warps, gated on a sample of outputs
+//! Speed of the expert GEMMs on a card: one aligned line per shape, form and number of warps, gated on a sample of outputs
 //! that must be right to the bit.
 //!
 //! Method: random weights of all experts in fragment order; the launches of a sample go through several routings with
@@ -39,7 +39,7 @@ mod bench {
     use megamoe::cuda::{Args, DeviceBuffer, Event, Kernel};
     use megamoe_tests::gpu::cuda::CudaDevice;
     use megamoe_tests::gpu::data::{hash, uniform};
-    use megamoe_tests::gpu::expert_gemm::{Kind, SMALL};
+    use megamoe_tests::gpu::expert_gemm::{Form, Kind, NARROW, SMALL, WIDE};
     use megamoe_tests::gpu::mma_model::{Half, dot};
     use megamoe_tests::gpu::outputs::parallel;
     use megamoe_tests::gpu::{Device, Unavailable};
@@ -47,6 +47,8 @@ mod bench {
 
     /// Read bandwidth of an H200 as measured, GB/s.
     const READ_CEILING: f64 = 4557.0;
+    /// cuBLAS bf16 on the same card, sustained, TFLOP/s.
+    const MATH_CEILING: f64 = 700.0;
     const SAMPLES: usize = 15;
     const WARM_UP: Duration = Duration::from_millis(30);
     const SAMPLE: Duration = Duration::from_millis(2);
@@ -58,6 +60,22 @@ mod bench {
     const LIMIT: f32 = 10.0;
     /// Warps that are tried besides the planner's choice.
     const WARPS: [u32; 4] = [24, 20, 16, 12];
+
+    /// A form, and the tokens at which it is of interest.
+    struct Variant {
+        name: &'static str,
+        form: &'static Form,
+        tokens: std::ops::RangeInclusive<usize>,
+    }
+
+    static VARIANTS: [Variant; 3] = [
+        Variant { name: "small", form: &SMALL, tokens: 1..=64 },
+        Variant { name: "narrow", form: &NARROW, tokens: 4..=512 },
+        Variant { name: "wide", form: &WIDE, tokens: 16..=8192 },
+    ];
+    const TOKENS: [usize; 12] = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 8192];
+    /// Rows of every expert, in one routing for each.
+    const EVEN_ROWS: [usize; 7] = [1, 8, 16, 32, 128, 150, 256];
 
     type Result<T> = std::result::Result<T, String>;
 
@@ -142,7 +160,7 @@ mod bench {
     struct Loaded<'a> {
         shape: &'a Shape,
         device: &'a CudaDevice,
-        kernel: Kernel,
+        kernels: Vec<Kernel>,
         weights: DeviceBuffer<u8>,
         alpha: DeviceBuffer<f32>,
         b: DeviceBuffer<u16>,
@@ -152,7 +170,7 @@ mod bench {
         b_rows: usize,
     }
 
-    const MAX_ROWS: usize = 4096;
+    const MAX_ROWS: usize = 8192 * TOP_K + 8 * 256;
     const ALPHA: f32 = 1e-4;
 
     impl<'a> Loaded<'a> {
@@ -172,7 +190,7 @@ mod bench {
                 }
             }
             let columns = 64 * shape.units();
-            let b_rows = 64;
+            let b_rows = 8192;
             let host_b: Vec<u16> = (0..b_rows * columns)
                 .map(|i| {
                     let h = hash(i as u64 ^ 77 << 40);
@@ -188,7 +206,11 @@ mod bench {
             Ok(Self {
                 shape,
                 device,
-                kernel: device.kernels.get((SMALL.launch)(shape.kind)).map_err(text)?,
+                kernels: VARIANTS
+                    .iter()
+                    .map(|v| device.kernels.get((v.form.launch)(shape.kind)))
+                    .collect::<megamoe::Result<_>>()
+                    .map_err(text)?,
                 weights,
                 alpha: DeviceBuffer::from_slice(stream, &vec![ALPHA; shape.experts]).map_err(text)?,
                 b: DeviceBuffer::from_slice(stream, &host_b).map_err(text)?,
@@ -200,9 +222,9 @@ mod bench {
             })
         }
 
-        fn launch(&self, set: &OnDevice, dims: Dims) -> megamoe::Result<()> {
+        fn launch(&self, variant: usize, set: &OnDevice, dims: Dims) -> megamoe::Result<()> {
             let shape = self.shape;
-            let table = (SMALL.launch)(shape.kind);
+            let table = (VARIANTS[variant].form.launch)(shape.kind);
             let mut args =
                 Args::new(table).input("weights", self.weights.ptr()).input("alpha", self.alpha.ptr());
             if shape.kind.has_up() {
@@ -227,14 +249,14 @@ mod bench {
                 args = args.f32("limit", LIMIT);
             }
             // SAFETY: buffers of the table's shapes, which live until the timing has synchronised.
-            unsafe { self.kernel.launch(&self.device.stream, dims, args) }
+            unsafe { self.kernels[variant].launch(&self.device.stream, dims, args) }
         }
 
         /// Launches once and compares outputs here and there with the reference.
-        fn check(&mut self, set: &OnDevice, dims: Dims) -> Result<()> {
+        fn check(&mut self, variant: usize, set: &OnDevice, dims: Dims) -> Result<()> {
             let stream = &self.device.stream;
             self.out.fill_bytes(stream, 0xff).map_err(text)?;
-            self.launch(set, dims).map_err(text)?;
+            self.launch(variant, set, dims).map_err(text)?;
             let shape = self.shape;
             let element = shape.kind.bytes();
             let mut out = vec![0; set.routing.rows() * shape.features * element];
@@ -307,46 +329,66 @@ mod bench {
         }
 
         /// Prints the lines of one set of routings.
-        fn lines(&mut self, what: &str, routings: Vec<Routing>) -> Result<bool> {
+        fn lines(&mut self, what: &str, tokens: usize, routings: Vec<Routing>) -> Result<bool> {
             let sets = routings.into_iter().map(|r| self.on_device(r)).collect::<Result<Vec<_>>>()?;
-            let units = self.shape.units() as u32;
             let mut good = true;
-            for warps in WARPS {
-                let stages = stages(warps, units);
-                if stages == 0 || warps > kernels::expert_gemm_small::MAX_WARPS {
+            let units = self.shape.units() as u32;
+            for (variant, Variant { name, form, .. }) in VARIANTS.iter().enumerate() {
+                let wanted = &VARIANTS[variant].tokens;
+                if !wanted.contains(&tokens) {
                     continue;
                 }
-                let sms = self.device.multiprocessors();
-                let own = (SMALL.dims)(units, sms).ok_or("K is too long")?;
-                let dims = Dims { block: [32 * warps, 1, 1], ..own };
-                let head = format!("{:<9} {what:<12} {warps:>5} {stages:>6}", self.shape.name);
-                if let Err(error) = self.check(&sets[0], dims) {
-                    println!("{head}  WRONG: {error}");
-                    good = false;
+                let own = (form.dims)(units, self.device.multiprocessors()).ok_or("K is too long")?;
+                if form.threads.is_empty() {
+                    good &= self.line(
+                        variant,
+                        &format!("{what:<12} {name:<7} {:>5} {:>6}", "-", "-"),
+                        &sets,
+                        own,
+                    )?;
                     continue;
                 }
-                let mut next = 0;
-                let (median, iqr) = sample(self.device, || {
-                    next = (next + 1) % sets.len();
-                    self.launch(&sets[next], dims)
-                })
-                .map_err(text)?;
-                let n = sets.len() as f64;
-                let active = sets.iter().map(|s| s.routing.active()).sum::<usize>() as f64 / n;
-                let slots: u32 = sets.iter().flat_map(|s| &s.routing.counts).sum();
-                let slots = f64::from(slots) / n;
-                let bytes = active * self.shape.expert_bytes() as f64;
-                let rows = self.shape.row_tiles() * TILE_ROWS;
-                let flop = 2.0 * slots * rows as f64 * self.shape.k as f64;
-                let rate = bytes / median / 1e3;
-                println!(
-                    "{head} {active:>7.1} {median:>9.2} {iqr:>7.2} {rate:>7.0} {:>6.1}% {:>8.1} {:>9.2}",
-                    100.0 * rate / READ_CEILING,
-                    flop / median / 1e6,
-                    bytes / READ_CEILING / 1e3,
-                );
+                for warps in WARPS {
+                    let stages = stages(warps, units);
+                    if stages != 0 && warps <= kernels::expert_gemm_small::MAX_WARPS {
+                        let dims = Dims { block: [32 * warps, 1, 1], ..own };
+                        let head = format!("{what:<12} {name:<7} {warps:>5} {stages:>6}");
+                        good &= self.line(variant, &head, &sets, dims)?;
+                    }
+                }
             }
             Ok(good)
+        }
+
+        /// Checks and times one variant and prints its line.
+        fn line(&mut self, variant: usize, head: &str, sets: &[OnDevice], dims: Dims) -> Result<bool> {
+            let head = format!("{:<9} {head}", self.shape.name);
+            if let Err(error) = self.check(variant, &sets[0], dims) {
+                println!("{head}  WRONG: {error}");
+                return Ok(false);
+            }
+            let mut next = 0;
+            let (median, iqr) = sample(self.device, || {
+                next = (next + 1) % sets.len();
+                self.launch(variant, &sets[next], dims)
+            })
+            .map_err(text)?;
+            let n = sets.len() as f64;
+            let active = sets.iter().map(|s| s.routing.active()).sum::<usize>() as f64 / n;
+            let slots: u32 = sets.iter().flat_map(|s| &s.routing.counts).sum();
+            let slots = f64::from(slots) / n;
+            let bytes = active * self.shape.expert_bytes() as f64;
+            let rows = self.shape.row_tiles() * TILE_ROWS;
+            let flop = 2.0 * slots * rows as f64 * self.shape.k as f64;
+            let rate = bytes / median / 1e3;
+            let floor = (bytes / READ_CEILING / 1e3).max(flop / MATH_CEILING / 1e6);
+            println!(
+                "{head} {active:>7.1} {median:>9.2} {iqr:>7.2} {rate:>7.0} {:>6.1}% {:>8.1} {floor:>9.2} {:>6.2}",
+                100.0 * rate / READ_CEILING,
+                flop / median / 1e6,
+                floor / median,
+            );
+            Ok(true)
         }
     }
 
@@ -365,9 +407,10 @@ mod bench {
         })?;
         println!("{}", device.describe());
         println!(
-            "{:<9} {:<12} {:>5} {:>6} {:>7} {:>9} {:>7} {:>7} {:>7} {:>8} {:>9}",
+            "{:<9} {:<12} {:<7} {:>5} {:>6} {:>7} {:>9} {:>7} {:>7} {:>7} {:>8} {:>9} {:>6}",
             "shape",
             "tokens",
+            "form",
             "warps",
             "stages",
             "experts",
@@ -376,7 +419,8 @@ mod bench {
             "GB/s",
             "of read",
             "TFLOP/s",
-            "floor us"
+            "floor us",
+            "ratio"
         );
         let words: Vec<String> = std::env::args().skip(1).collect();
         let mut good = true;
@@ -387,14 +431,14 @@ mod bench {
             let planned = warps(shape.units() as u32);
             println!("{}: the planner takes {planned:?} warps", shape.name);
             let mut loaded = Loaded::new(&device, shape)?;
-            for tokens in [1, 2, 4, 8, 16, 64] {
+            for tokens in TOKENS {
                 let sets = (0..SETS).map(|set| Routing::uniform(tokens, shape.experts, set)).collect();
-                good &= loaded.lines(&format!("T={tokens}"), sets)?;
+                good &= loaded.lines(&format!("T={tokens}"), tokens, sets)?;
             }
             // Every expert, with the same number of rows.
-            for rows in [1, 8] {
-                let sets = vec![Routing::new(vec![rows; shape.experts])];
-                good &= loaded.lines(&format!("all x {rows}"), sets)?;
+            for rows in EVEN_ROWS {
+                let sets = vec![Routing::new(vec![rows as u32; shape.experts])];
+                good &= loaded.lines(&format!("all x {rows}"), rows * shape.experts / TOP_K, sets)?;
             }
         }
         Ok(good)
