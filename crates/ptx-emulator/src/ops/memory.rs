@@ -303,6 +303,9 @@ impl<const N: usize, const E: usize> Store<N, E> {
         let origin = ctx.origin_of(&self.sources, lane);
         if let Location::Global(_) = location {
             ctx.report_poison(origin, lane, "global memory");
+        } else if let Some((OriginKind::InFlight, _)) = origin.parts() {
+            // Memory remembers that a byte is poisoned, not why.
+            ctx.report_poison(origin, lane, "memory");
         }
         for (i, (source, part)) in self.sources.iter().zip(bytes.chunks_exact(E)).enumerate() {
             let init = ctx.origin(*source, lane).is_clean();
