@@ -37,6 +37,7 @@ mod meeting;
 mod memory;
 mod mma_sync;
 mod moves;
+mod partial;
 mod registers;
 pub(crate) mod repeated;
 pub mod sync_state;

@@ -290,7 +290,7 @@ impl<'a> Linker<'a> {
         scope: usize,
     ) -> Result<(call::Call<'a>, HashMap<String, Src>), DecodeError> {
         let error = |why: &str| Err(DecodeError { line: i.line, text: i.to_string(), why: why.to_owned() });
-        if self.code_len > 1 << 22 {
+        if self.code_len > 1 << 20 {
             return error("the program is too large with its calls expanded");
         }
         let call = call::take_apart(i, self.functions)?;
