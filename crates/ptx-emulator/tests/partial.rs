@@ -29,17 +29,27 @@ fn parts_that_were_written_are_clean() {
         ("prmt.b32 %r2, %r1, %r40, 0x4140; prmt.b32 %r3, %r2, 0, 0x4442; st.global.b32 [%rd1], %r3;", 0x56),
         ("prmt.b32 %r2, %r40, %r1, 0x7610; shr.u32 %r3, %r2, 16; st.global.b32 [%rd1], %r3;", 0x1234),
         ("prmt.b32 %r2, %r1, %r40, 0x5410; and.b32 %r3, %r2, 0xff; st.global.b32 [%rd1], %r3;", 0x78),
-        ("prmt.b32 %r2, %r1, %r40, 0x5410; shl.b32 %r3, %r2, 16; mov.b32 %r4, %r3; st.global.b32 [%rd1], %r4;",
-            0x5678_0000),
+        (
+            "prmt.b32 %r2, %r1, %r40, 0x5410; shl.b32 %r3, %r2, 16; mov.b32 %r4, %r3; st.global.b32 [%rd1], %r4;",
+            0x5678_0000,
+        ),
         ("prmt.b32 %r2, %r1, %r40, 0x5410; st.global.b8 [%rd1], %r2;", 0x78),
         // Nibbles, as in unpacking of four-bit integers.
-        ("prmt.b32 %r2, %r1, %r40, 0x5410; shr.u32 %r3, %r2, 4; and.b32 %r3, %r3, 0x0f0f; st.global.b32 [%rd1], %r3;",
-            0x0507),
-        ("prmt.b32 %r2, %r1, %r40, 0x5410; lop3.b32 %r3, %r2, %r1, %r1, 0xc0; and.b32 %r3, 0xffff, %r3;\
-          st.global.b32 [%rd1], %r3;", 0x5678),
+        (
+            "prmt.b32 %r2, %r1, %r40, 0x5410; shr.u32 %r3, %r2, 4; and.b32 %r3, %r3, 0x0f0f; st.global.b32 [%rd1], %r3;",
+            0x0507,
+        ),
+        (
+            "prmt.b32 %r2, %r1, %r40, 0x5410; lop3.b32 %r3, %r2, %r1, %r1, 0xc0; and.b32 %r3, 0xffff, %r3;\
+          st.global.b32 [%rd1], %r3;",
+            0x5678,
+        ),
         // Through memory, byte by byte.
-        ("prmt.b32 %r2, %r1, %r40, 0x5410; mul.lo.u32 %r5, %r0, 4; mov.u32 %r6, smem; add.u32 %r5, %r5, %r6;\
-          st.shared.b32 [%r5], %r2; ld.shared.u16 %r3, [%r5]; st.global.b32 [%rd1], %r3;", 0x5678),
+        (
+            "prmt.b32 %r2, %r1, %r40, 0x5410; mul.lo.u32 %r5, %r0, 4; mov.u32 %r6, smem; add.u32 %r5, %r5, %r6;\
+          st.shared.b32 [%r5], %r2; ld.shared.u16 %r3, [%r5]; st.global.b32 [%rd1], %r3;",
+            0x5678,
+        ),
     ] {
         let (words, poisoned) = run(body);
         assert!(!poisoned, "{body}");

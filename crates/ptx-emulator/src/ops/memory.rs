@@ -314,7 +314,10 @@ impl<const N: usize, const E: usize> Store<N, E> {
         }
         for (i, (source, part)) in self.sources.iter().zip(bytes.chunks_exact(E)).enumerate() {
             let (at, origin) = (location.offset_by((i * E) as u64), poisoned(ctx, *source));
-            if E > 4 || origin.is_clean() || origin.poisoned() & partial::low(E as u32) == partial::low(E as u32) {
+            if E > 4
+                || origin.is_clean()
+                || origin.poisoned() & partial::low(E as u32) == partial::low(E as u32)
+            {
                 if ctx.write(at, lane, part, origin.is_clean()).is_none() {
                     return;
                 }

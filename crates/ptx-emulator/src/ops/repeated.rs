@@ -1,6 +1,6 @@
 //! Stores that leave memory as it is.
 //!
-//! Compilers let several threads store one value to one place (a reduction's result, a flag, zeros) and do not order
+//! Compilers let several threads of a CTA store one value to one place (a reduction's result, a flag, zeros) and do not order
 //! them. The ISA calls that a race, but whichever store is last, memory holds the same bytes: it is not reported. A
 //! conflict of two stores waits here until the instruction has moved its data.
 
@@ -34,9 +34,18 @@ fn contents(ctx: &Ctx<'_>, range: Range) -> Option<Vec<u8>> {
 }
 
 /// Keeps a conflict of two stores back, or gives it back.
-pub(super) fn keep(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind, conflict: Conflict) -> Option<Conflict> {
-    let stores = kind == Kind::Write && conflict.earlier_kind == "write" && matches!(conflict.missing, Missing::Order | Missing::MoralStrength);
-    if !stores || !matches!(conflict.earlier, Who::Thread(..)) {
+pub(super) fn keep(
+    ctx: &mut Ctx<'_>,
+    lane: usize,
+    range: Range,
+    kind: Kind,
+    conflict: Conflict,
+) -> Option<Conflict> {
+    let unordered = matches!(conflict.missing, Missing::Order | Missing::MoralStrength);
+    let stores = kind == Kind::Write && conflict.earlier_kind == "write" && unordered;
+    // Between CTAs it is more likely work done twice.
+    let cta = hooks::number(ctx, lane).0;
+    if !stores || !matches!(conflict.earlier, Who::Thread((other, _), _) if other == cta) {
         return Some(conflict);
     }
     let Some(before) = contents(ctx, range) else { return Some(conflict) };
