@@ -51,6 +51,22 @@ pub enum Error {
         why: String,
     },
 
+    /// The emulator could not run a kernel, or reported what it did wrong.
+    #[error("emulator: {what}: {why}")]
+    Emulator {
+        /// The kernel or operation.
+        what: String,
+        /// The findings or the reason.
+        why: String,
+    },
+
+    /// An earlier call of this layer broke the device's context; nothing can run on it any more.
+    #[error("the device failed earlier and must be reset ({first})")]
+    Poisoned {
+        /// The error of the call that found out first.
+        first: String,
+    },
+
     /// A CUDA driver call failed.
     #[error("{call} failed: {name} ({code})")]
     Driver {

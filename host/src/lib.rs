@@ -13,16 +13,21 @@
 //! * [`verify`] compares backends with the oracle; [`diagnose`] inspects real tensors for the known ways in
 //!   which NVFP4 checkpoints and kernels go wrong.
 
+#[cfg(feature = "cuda")]
+pub mod bench;
 pub mod checkpoint;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod diagnose;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 mod error;
 pub mod io;
 pub mod metrics;
 pub mod options;
 pub mod oracle;
+pub mod runtime;
 pub mod verify;
 pub mod weights;
 

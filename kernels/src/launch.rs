@@ -5,7 +5,14 @@
 
 pub use cuda_std::launch::LaunchBounds;
 
-use crate::{expert_gemm_small, quantize_nvfp4_rows, repack_nvfp4, row, swiglu_quantize_nvfp4};
+use crate::row;
+#[cfg(not(target_arch = "nvptx64"))]
+use crate::{
+    combine, count_slots, dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_swiglu,
+    expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16, prepare_rows_nvfp4_bf16,
+    prepare_rows_nvfp4_f32, quantize_nvfp4_rows, read_stream, repack_nvfp4, route_tokens, router_logits,
+    rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4,
+};
 
 /// An architecture that a PTX module is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -167,16 +174,40 @@ impl Launch {
 }
 
 /// Every kernel.
+#[cfg(not(target_arch = "nvptx64"))]
 pub const TABLE: &[Launch] = &[
-    quantize_nvfp4_rows::LAUNCH,
-    swiglu_quantize_nvfp4::LAUNCH,
-    repack_nvfp4::LAUNCH,
+    combine::LAUNCH,
+    count_slots::LAUNCH,
+    dense_bf16_linear::LAUNCH,
+    dense_bf16_swiglu::LAUNCH,
+    dense_fp8_linear::LAUNCH,
+    dense_fp8_swiglu::LAUNCH,
     expert_gemm_small::SWIGLU_BF16,
     expert_gemm_small::SWIGLU_F32,
     expert_gemm_small::PLAIN_F32,
+    expert_gemm_wide::WIDE_SWIGLU_BF16,
+    expert_gemm_wide::WIDE_SWIGLU_F32,
+    expert_gemm_wide::WIDE_PLAIN_F32,
+    expert_gemm_wide::NARROW_SWIGLU_BF16,
+    expert_gemm_wide::NARROW_SWIGLU_F32,
+    expert_gemm_wide::NARROW_PLAIN_F32,
+    place_slots::LAUNCH,
+    prepare_rows_bf16::LAUNCH,
+    prepare_rows_nvfp4_bf16::LAUNCH,
+    prepare_rows_nvfp4_f32::LAUNCH,
+    quantize_nvfp4_rows::LAUNCH,
+    read_stream::LAUNCH,
+    repack_nvfp4::LAUNCH,
+    route_tokens::LAUNCH,
+    router_logits::LAUNCH,
+    rows_amax_bf16::LAUNCH,
+    rows_amax_f32::LAUNCH,
+    sort_slots::LAUNCH,
+    swiglu_quantize_nvfp4::LAUNCH,
 ];
 
 /// The row of the kernel `name`.
+#[cfg(not(target_arch = "nvptx64"))]
 pub fn find(name: &str) -> Option<&'static Launch> {
     TABLE.iter().find(|row| row.name == name)
 }

@@ -10,18 +10,41 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
+pub mod combine;
+pub mod count_slots;
+pub mod dense;
+pub mod dense_bf16_linear;
+pub mod dense_bf16_swiglu;
+pub mod dense_fp8_linear;
+pub mod dense_fp8_swiglu;
 pub mod epilogue;
 pub mod expand;
 pub mod expert_gemm_small;
+#[cfg(any(not(target_arch = "nvptx64"), cuda_arch = "sm_90a"))]
+pub mod expert_gemm_wide;
 pub mod expert_list;
 pub mod fragment;
 pub mod group;
 pub mod launch;
+pub mod place_slots;
+pub mod prepare_rows_bf16;
+pub mod prepare_rows_nvfp4_bf16;
+pub mod prepare_rows_nvfp4_f32;
+pub mod quantise;
 pub mod quantize_nvfp4_rows;
+pub mod read_stream;
 pub mod repack_nvfp4;
+pub mod route_tokens;
+pub mod router_logits;
 pub mod row;
+pub mod rows_amax_bf16;
+pub mod rows_amax_f32;
+pub mod score;
 pub mod silu;
+pub mod slots;
+pub mod sort_slots;
 pub mod swiglu_quantize_nvfp4;
+pub mod to_f16;
 
 cuda_std::dynamic_shared_memory!();
 

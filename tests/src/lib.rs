@@ -3,3 +3,4 @@
 pub mod checkpoint_writer;
 pub mod golden;
 pub mod gpu;
+pub mod layer;

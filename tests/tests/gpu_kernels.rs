@@ -45,7 +45,7 @@ fn run(case: Case, device: &Opened) -> Result<Completion, Failed> {
         Err(Unavailable::Absent(reason)) => Ok(Completion::ignored_with(reason)),
         Err(Unavailable::Broken(reason)) => Err(reason.into()),
         Ok(device) => match case.run(device.as_ref())? {
-            Ran { passed: 0, .. } => Ok(Completion::ignored_with("too large for the device")),
+            Ran { passed: 0, .. } => Ok(Completion::ignored_with("not for the device, or too large for it")),
             _ => Ok(Completion::Completed),
         },
     }

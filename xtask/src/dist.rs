@@ -45,27 +45,37 @@ pub fn run(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The GPU tests (every `tests/tests/gpu_*.rs`) and the bench, built with the feature `cuda`: name and file.
+/// The GPU tests (every `tests/tests/gpu_*.rs`) and the benches (`tests/src/bin/gpu_*.rs`), built with the feature `cuda`: name and file.
 fn programs(ws: &Workspace) -> Result<Vec<(String, PathBuf)>> {
-    let mut tests: Vec<String> = std::fs::read_dir(ws.root.join("tests/tests"))?
-        .flatten()
-        .filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned()))
-        .filter(|name| name.starts_with("gpu_"))
-        .collect();
-    tests.sort();
+    let tests = gpu_files(ws, "tests/tests")?;
     let common = ["--release", "--package", "megamoe-tests", "--features", "cuda"];
     let mut build = ws.cargo_cuda()?.args(["test", "--no-run"]).args(common);
     for test in &tests {
         build = build.args(["--test", test]);
     }
     let mut programs = executables(&build.args(["--message-format", "json-render-diagnostics"]).read()?)?;
-    let bench = ws.cargo_cuda()?.arg("build").args(common).args(["--bin", "gpu_bench"]);
-    programs.extend(executables(&bench.args(["--message-format", "json-render-diagnostics"]).read()?)?);
+    let benches = gpu_files(ws, "tests/src/bin")?;
+    let mut build = ws.cargo_cuda()?.arg("build").args(common);
+    for bench in &benches {
+        build = build.args(["--bin", bench]);
+    }
+    programs.extend(executables(&build.args(["--message-format", "json-render-diagnostics"]).read()?)?);
     programs.retain(|(name, _)| name.starts_with("gpu_"));
     programs.sort();
     programs.dedup_by(|a, b| a.0 == b.0);
-    ensure!(programs.len() == tests.len() + 1, "cargo built {programs:?}");
+    ensure!(programs.len() == tests.len() + benches.len(), "cargo built {programs:?}");
     Ok(programs)
+}
+
+/// Names of the Rust files in `folder` that start with `gpu_`, in order.
+fn gpu_files(ws: &Workspace, folder: &str) -> Result<Vec<String>> {
+    let mut names: Vec<String> = std::fs::read_dir(ws.root.join(folder))?
+        .flatten()
+        .filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned()))
+        .filter(|name| name.starts_with("gpu_"))
+        .collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Targets and files that cargo's messages name.

@@ -37,7 +37,7 @@ case $capability in
 esac
 
 for test in gpu_*; do
-    case $test in gpu_bench) continue ;; esac
+    case $test in *bench*) continue ;; esac
     # What the emulator runs says nothing about this card.
     step "$test, built-in PTX" "./$test" --skip emulator-
 done
@@ -53,10 +53,14 @@ if command -v compute-sanitizer >/dev/null 2>&1; then
 else
     row "compute-sanitizer" "absent" 0 "not in PATH"
 fi
-step "gpu_bench" ./gpu_bench
+for bench in gpu_*bench*; do
+    step "$bench" "./$bench"
+done
 
-echo
-cat "$logs/gpu_bench.log"
+for bench in gpu_*bench*; do
+    echo
+    cat "$logs/$bench.log"
+done
 echo
 cat "$table"
 [ "$failed" = 0 ] && echo "all ok" || echo "FAILED"

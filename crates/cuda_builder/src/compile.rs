@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 /// * `location-detail=none`: no source paths in the data.
 /// * the unroll threshold: arrays that stand for registers must be fully unrolled, or they go to local memory
 ///   (which the lint refuses).
+/// * `cfg(cuda_arch = "..")`: modules for one architecture alone; rustc's own `cfg` does not tell them apart.
 pub fn rustflags(arch: Arch) -> Vec<String> {
     vec![
         format!("-Ctarget-cpu={}", arch.name()),
@@ -21,6 +22,7 @@ pub fn rustflags(arch: Arch) -> Vec<String> {
         "-Cpanic=immediate-abort".into(),
         "-Zlocation-detail=none".into(),
         "-Cllvm-args=-unroll-threshold=4000".into(),
+        format!("--cfg=cuda_arch=\"{}\"", arch.name()),
     ]
 }
 

@@ -39,6 +39,22 @@ loads! {
     load_stream_v4 = "ld.global.nc.L1::no_allocate.L2::128B.v4.b32", pure, readonly, nostack;
 }
 
+/// Ordinary 8-byte load (`ld.global.v2.b32`).
+///
+/// # Safety
+/// `p` is 8-byte aligned and 8 bytes there are readable global memory.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn load_v2<T>(p: *const T) -> [u32; 2] {
+    let (a, b): (u32, u32);
+    // SAFETY: the caller vouches for the address.
+    unsafe {
+        core::arch::asm!("{{ .reg .b64 ga; cvta.to.global.u64 ga, {2}; ld.global.v2.b32 {{{0}, {1}}}, [ga]; }}",
+            lateout(reg32) a, lateout(reg32) b, in(reg64) p, options(readonly, nostack));
+    }
+    [a, b]
+}
+
 /// Ordinary 16-byte store (`st.global.v4.b32`).
 ///
 /// # Safety

@@ -27,9 +27,11 @@
 
 pub use cuda_std_macros::{gpu_only, kernel};
 
+pub mod atomic;
 pub mod bulk;
 pub mod cluster;
 pub mod convergence;
+pub mod cp_async;
 pub mod fence;
 pub mod global;
 pub mod grid;
@@ -46,6 +48,7 @@ pub mod tcgen05;
 pub mod thread;
 pub mod warp;
 pub mod wgmma;
+pub mod wgmma_rs;
 
 /// What a kernel file imports.
 pub mod prelude {

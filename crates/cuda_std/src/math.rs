@@ -12,6 +12,16 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     return a.mul_add(b, c);
 }
 
+/// Correctly rounded square root; negative numbers give NaN (`sqrt.rn.f32`).
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: pure arithmetic.
+    return unsafe { crate::nvvm::sqrt_rn(x) };
+    #[cfg(not(target_arch = "nvptx64"))]
+    return x.sqrt();
+}
+
 /// The smaller of two, NaN if either is NaN, -0 below +0 (`min.NaN.f32`).
 #[inline(always)]
 pub fn min_nan(a: f32, b: f32) -> f32 {

@@ -28,6 +28,25 @@ pub unsafe fn m16n8k16_f16(d: &mut [f32; 4], a: [u32; 4], b: [u32; 2]) {
     *d = [d0, d1, d2, d3];
 }
 
+/// `d += a * b`, bf16 operands, f32 sums (`mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32`).
+///
+/// # Safety
+/// All lanes of the warp execute this call together.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn m16n8k16_bf16(d: &mut [f32; 4], a: [u32; 4], b: [u32; 2]) {
+    let [mut d0, mut d1, mut d2, mut d3] = *d;
+    // SAFETY: registers only; the caller brings the warp.
+    unsafe {
+        core::arch::asm!("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+            "{{{0}, {1}, {2}, {3}}}, {{{4}, {5}, {6}, {7}}}, {{{8}, {9}}}, {{{0}, {1}, {2}, {3}}};",
+            inout(reg32) d0, inout(reg32) d1, inout(reg32) d2, inout(reg32) d3,
+            in(reg32) a[0], in(reg32) a[1], in(reg32) a[2], in(reg32) a[3],
+            in(reg32) b[0], in(reg32) b[1], options(nomem, nostack));
+    }
+    *d = [d0, d1, d2, d3];
+}
+
 /// Four 8 x 8 matrices of 16-bit elements (`ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16`): lane `8j + i` gives
 /// the address of row `i` (16 bytes, aligned) of matrix `j`; register `j` of a lane receives elements 2t and 2t+1
 /// of row g of matrix `j`.

@@ -52,6 +52,7 @@ intrinsics! {
     "llvm.nvvm.redux.sync.and" fn redux_and(value: u32, mask: u32) -> u32;
     "llvm.nvvm.redux.sync.or" fn redux_or(value: u32, mask: u32) -> u32;
     "llvm.nvvm.redux.sync.xor" fn redux_xor(value: u32, mask: u32) -> u32;
+    "llvm.nvvm.match.any.sync.i32" fn match_any(mask: u32, value: u32) -> u32;
     "llvm.nvvm.elect.sync" fn elect(mask: u32) -> Elected;
 
     "llvm.nvvm.setmaxnreg.inc.sync.aligned.u32" fn setmaxnreg_inc(registers: u32);
@@ -64,6 +65,7 @@ intrinsics! {
     "llvm.nvvm.griddepcontrol.launch.dependents" fn griddep_launch_dependents();
 
     "llvm.fma.f32" fn fma_rn(a: f32, b: f32, c: f32) -> f32;
+    "llvm.nvvm.sqrt.rn.f" fn sqrt_rn(a: f32) -> f32;
     "llvm.minimum.f32" fn minimum(a: f32, b: f32) -> f32;
     "llvm.maximum.f32" fn maximum(a: f32, b: f32) -> f32;
     "llvm.nvvm.prmt" fn prmt(a: u32, b: u32, selector: u32) -> u32;

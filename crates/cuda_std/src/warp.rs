@@ -124,6 +124,17 @@ reductions! {
     reduce_xor_u32 = redux_xor;
 }
 
+/// The lanes of `mask` whose value is this lane's, as bits (`match.any.sync.b32`, PTX ISA, Parallel Synchronization).
+///
+/// # Safety
+/// All lanes of `mask` execute this call.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn match_any(mask: u32, value: u32) -> u32 {
+    // SAFETY: the caller's duty is the instruction's.
+    unsafe { nvvm::match_any(mask, value) }
+}
+
 /// True in exactly one lane of `mask`, the same one for the same mask (`elect.sync`, PTX ISA, Parallel Synchronization; sm_90+).
 ///
 /// Never test the result again across a barrier: launder it with [`crate::convergence::opaque`] first.

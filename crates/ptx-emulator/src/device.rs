@@ -166,6 +166,16 @@ impl Device {
         Ok(out)
     }
 
+    /// Copies the bytes at `address`, anywhere in an allocation, into `out`. Bytes that nobody wrote read as they happen
+    /// to be.
+    ///
+    /// # Errors
+    /// Out of bounds.
+    pub fn read(&self, address: u64, out: &mut [u8]) -> Result<()> {
+        self.memory.read(address, out)?;
+        Ok(())
+    }
+
     /// Which bytes of an allocation have been written; `None` if there is none.
     pub fn written(&self, address: u64) -> Option<Vec<bool>> {
         self.memory.init_map(address)

@@ -1,4 +1,4 @@
-//! Blocks behind debug directives, and `brx.idx` (PTX ISA 9.7.12).
+//! Blocks behind debug directives, `brx.idx` (PTX ISA 9.7.12), and stores of one value by all threads.
 
 mod common;
 
@@ -75,5 +75,26 @@ fn an_index_outside_of_the_table_is_a_finding() {
         let error =
             ptx_emulator::program::load(&source(body)).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains(why), "{body}: {error}");
+    }
+}
+
+/// All threads of a CTA store one value to one place: no race, whichever is last. Two values are one.
+#[test]
+fn stores_of_one_value() {
+    let body = |value: &str| {
+        format!(
+            "mov.u32 %r3, 0; mov.u32 %r4, {value}; st.global.u32 [%d0], 0; ld.param.u64 %d2, [out];\n\
+             st.global.u32 [%d2+256], %r4;"
+        )
+    };
+    for (value, races) in [("7", false), ("%r0", true)] {
+        let mut kernel = Kernel::new(&source(&body(value)), 64);
+        let out = kernel.upload(&[0; 260]);
+        let findings = kernel.run(&[ptx_emulator::machine::Argument::B64(out)]);
+        assert_eq!(
+            findings.iter().any(|f| f.class == ptx_emulator::check::Class::Race),
+            races,
+            "{findings:?}"
+        );
     }
 }

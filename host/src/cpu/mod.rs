@@ -40,7 +40,7 @@ mod linear;
 mod mlp;
 mod router;
 mod rows;
-mod scales;
+pub(crate) mod scales;
 mod shared;
 mod simd;
 mod slots;

@@ -14,7 +14,7 @@ use super::slots::SlotPlan;
 
 /// Where the global scales of a set of rows come from.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Scales {
+pub(crate) enum Scales {
     /// Not quantised: bf16.
     Bf16,
     /// `amax(row) / 2688`.

@@ -1,21 +1,21 @@
 //! From options to global scales.
 
-use super::rows::Scales;
+pub(crate) use super::rows::Scales;
 use crate::error::{Error, Result};
 use crate::options::{ActScale, ActScaleL2, Activations, ForwardOptions, WarmupScales};
 
 /// Name and calibrated scale of a projection.
-pub(super) type InputScale = (String, Option<f32>);
+pub(crate) type InputScale = (String, Option<f32>);
 
 /// Which experts a set of scales is for: their warm-up scales differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Who {
+pub(crate) enum Who {
     Routed,
     Shared,
 }
 
 /// Scales of L1. `calibrated` gives gate and up of each local expert.
-pub(super) fn l1(opts: &ForwardOptions, calibrated: impl Iterator<Item = [InputScale; 2]>) -> Result<Scales> {
+pub(crate) fn l1(opts: &ForwardOptions, calibrated: impl Iterator<Item = [InputScale; 2]>) -> Result<Scales> {
     if opts.activations == Activations::Bf16 {
         return Ok(Scales::Bf16);
     }
@@ -31,7 +31,7 @@ pub(super) fn l1(opts: &ForwardOptions, calibrated: impl Iterator<Item = [InputS
 }
 
 /// Scales of L2. `calibrated` gives the down projection of each local expert.
-pub(super) fn l2(
+pub(crate) fn l2(
     opts: &ForwardOptions,
     who: Who,
     limit: f32,

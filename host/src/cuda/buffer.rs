@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 
-use super::{Context, DevicePtr, Stream, driver};
+use super::{Context, Stream, driver};
+use crate::runtime::DevicePtr;
 use crate::{Error, Result};
 
 /// `len` elements of device memory, freed on drop.

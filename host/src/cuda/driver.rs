@@ -6,16 +6,19 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::transmute;
 use core::ptr::null_mut;
+use std::sync::OnceLock;
 
 use cust::sys;
 use sys::{CUdevice_attribute, CUfunction_attribute};
 
-use super::{DevicePtr, RawStream};
+use super::RawStream;
+use crate::runtime::DevicePtr;
 use crate::{Error, Result};
 
 pub(super) use sys::{
     CUcontext as ContextHandle, CUdevice as DeviceHandle, CUevent as EventHandle,
-    CUfunction as FunctionHandle, CUmodule as ModuleHandle,
+    CUfunction as FunctionHandle, CUgraph as GraphHandle, CUgraphExec as GraphExecHandle,
+    CUmodule as ModuleHandle,
 };
 
 /// Bytes kept of the JIT compiler's messages.
@@ -332,6 +335,141 @@ pub(super) unsafe fn launch_kernel(
     }
 }
 
+/// `CUlaunchConfig` of CUDA 11.8 and later, which the binding does not have.
+#[repr(C)]
+struct LaunchConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    stream: sys::CUstream,
+    attributes: *const LaunchAttribute,
+    attribute_count: u32,
+}
+
+/// `CUlaunchAttribute`: an id and a union of 64 bytes.
+#[repr(C)]
+struct LaunchAttribute {
+    id: u32,
+    pad: u32,
+    value: [u32; 16],
+}
+
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
+const PROGRAMMATIC_STREAM_SERIALIZATION: u32 = 6;
+
+const _: () = assert!(size_of::<LaunchAttribute>() == 72 && size_of::<LaunchConfig>() == 56);
+
+type LaunchKernelEx =
+    unsafe extern "C" fn(*const LaunchConfig, FunctionHandle, *mut *mut c_void, *mut *mut c_void) -> u32;
+
+/// `cuLaunchKernelEx`, if the driver has it (11.8 and later).
+fn launch_kernel_ex_function() -> Option<LaunchKernelEx> {
+    static FUNCTION: OnceLock<Option<LaunchKernelEx>> = OnceLock::new();
+    *FUNCTION.get_or_init(|| {
+        let mut function = null_mut();
+        // SAFETY: a zero-terminated name; writes one pointer.
+        let found = unsafe { call!(cuGetProcAddress(c"cuLaunchKernelEx".as_ptr(), &mut function, 11080, 0)) };
+        if found.is_err() || function.is_null() {
+            return None;
+        }
+        // SAFETY: the driver's function of that name has this signature.
+        Some(unsafe { transmute::<*mut c_void, LaunchKernelEx>(function) })
+    })
+}
+
+/// As [`launch_kernel`], for a kernel that may start before the one in front of it in the stream has ended.
+/// A driver without `cuLaunchKernelEx` launches it in the ordinary way, which is always right.
+///
+/// # Safety
+/// As [`launch_kernel`]; the kernel waits (`griddepcontrol.wait`) before it touches what the earlier one does.
+pub(super) unsafe fn launch_dependent_kernel(
+    function: FunctionHandle,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    on: RawStream,
+    parameters: &mut [*mut c_void],
+) -> Result<()> {
+    let Some(launch) = launch_kernel_ex_function() else {
+        // SAFETY: the caller's.
+        return unsafe { launch_kernel(function, grid, block, shared_bytes, on, parameters) };
+    };
+    let mut attribute = LaunchAttribute { id: PROGRAMMATIC_STREAM_SERIALIZATION, pad: 0, value: [0; 16] };
+    attribute.value[0] = 1;
+    let config = LaunchConfig {
+        grid,
+        block,
+        shared_bytes,
+        stream: stream(on),
+        attributes: &attribute,
+        attribute_count: 1,
+    };
+    // SAFETY: the caller's; the configuration lives until the call returns.
+    check("cuLaunchKernelEx", unsafe { launch(&config, function, parameters.as_mut_ptr(), null_mut()) })
+}
+
+/// Starts to record the stream's work, of this thread only, into a graph.
+///
+/// # Safety
+/// The stream is alive, is not the legacy default stream and is not being captured.
+pub(super) unsafe fn stream_begin_capture(on: RawStream) -> Result<()> {
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    // SAFETY: the caller's.
+    unsafe { call!(cuStreamBeginCapture_v2(stream(on), mode)) }
+}
+
+/// Ends a capture. The graph is ours.
+///
+/// # Safety
+/// The stream is being captured.
+pub(super) unsafe fn stream_end_capture(on: RawStream) -> Result<GraphHandle> {
+    let mut graph = null_mut();
+    // SAFETY: the caller's; writes one handle.
+    unsafe { call!(cuStreamEndCapture(stream(on), &mut graph))? };
+    Ok(graph)
+}
+
+/// # Safety
+/// The graph is alive.
+pub(super) unsafe fn graph_instantiate(graph: GraphHandle) -> Result<GraphExecHandle> {
+    let mut exec = null_mut();
+    // SAFETY: the caller's; writes one handle.
+    unsafe { call!(cuGraphInstantiateWithFlags(&mut exec, graph, 0))? };
+    Ok(exec)
+}
+
+/// Nodes of a graph.
+///
+/// # Safety
+/// The graph is alive.
+pub(super) unsafe fn graph_node_count(graph: GraphHandle) -> Result<usize> {
+    let mut count = 0;
+    // SAFETY: the caller's; a null list asks for the number only.
+    unsafe { call!(cuGraphGetNodes(graph, null_mut(), &mut count))? };
+    Ok(count)
+}
+
+/// # Safety
+/// Graph and stream are alive and of the current context; what the graph's kernels use is alive.
+pub(super) unsafe fn graph_launch(exec: GraphExecHandle, on: RawStream) -> Result<()> {
+    // SAFETY: the caller's.
+    unsafe { call!(cuGraphLaunch(exec, stream(on))) }
+}
+
+/// # Safety
+/// Alive and not used again.
+pub(super) unsafe fn graph_exec_destroy(exec: GraphExecHandle) -> Result<()> {
+    // SAFETY: the caller's.
+    unsafe { call!(cuGraphExecDestroy(exec)) }
+}
+
+/// # Safety
+/// Alive and not used again.
+pub(super) unsafe fn graph_destroy(graph: GraphHandle) -> Result<()> {
+    // SAFETY: the caller's.
+    unsafe { call!(cuGraphDestroy(graph)) }
+}
+
 /// A stream that does not wait for the legacy default stream.
 pub(super) fn stream_create() -> Result<RawStream> {
     let mut handle: sys::CUstream = null_mut();
@@ -415,6 +553,16 @@ pub(super) unsafe fn memset_d8(to: DevicePtr, value: u8, bytes: usize, on: RawSt
     }
     // SAFETY: the caller's.
     unsafe { call!(cuMemsetD8Async(to.0, value, bytes, stream(on))) }
+}
+
+/// # Safety
+/// `words` 4-byte words at `to` are device memory, aligned; the stream is alive.
+pub(super) unsafe fn memset_d32(to: DevicePtr, value: u32, words: usize, on: RawStream) -> Result<()> {
+    if words == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's.
+    unsafe { call!(cuMemsetD32Async(to.0, value, words, stream(on))) }
 }
 
 /// # Safety

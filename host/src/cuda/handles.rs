@@ -2,6 +2,8 @@
 
 use core::ffi::c_void;
 
+use crate::runtime::DevicePtr;
+
 /// A `CUstream` of any binding. Null is the legacy default stream.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,22 +17,6 @@ unsafe impl Sync for RawStream {}
 impl From<&cust::stream::Stream> for RawStream {
     fn from(stream: &cust::stream::Stream) -> Self {
         Self(stream.as_inner().cast())
-    }
-}
-
-/// A `CUdeviceptr`: an address in device memory.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DevicePtr(pub u64);
-
-impl DevicePtr {
-    /// The null pointer.
-    pub const NULL: Self = Self(0);
-
-    /// The address `bytes` further on.
-    #[must_use]
-    pub const fn byte_add(self, bytes: u64) -> Self {
-        Self(self.0 + bytes)
     }
 }
 

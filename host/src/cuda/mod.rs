@@ -29,14 +29,21 @@
 mod buffer;
 mod device;
 mod driver;
+mod graph;
 mod handles;
 mod kernel;
+mod layer;
 mod module;
+mod queue;
 mod stream;
 
+pub use crate::runtime::{Args, DevicePtr};
 pub use buffer::DeviceBuffer;
 pub use device::{Context, Device};
-pub use handles::{DevicePtr, RawStream};
-pub use kernel::{Args, Kernel, Kernels};
+pub use graph::Graph;
+pub use handles::RawStream;
+pub use kernel::{Kernel, Kernels};
+pub use layer::{MoeLayer, Workspace};
 pub use module::{Function, Module};
+pub use queue::{CudaDevice, CudaQueue, KernelSet};
 pub use stream::{Event, Stream};

@@ -157,4 +157,22 @@ impl Function {
         // SAFETY: the caller's; the function is of the current context.
         unsafe { driver::launch_kernel(self.handle, grid, block, shared_bytes, stream, parameters) }
     }
+
+    /// As [`launch_raw`](Self::launch_raw), but the kernel may start before the one in front of it in the stream has
+    /// ended (programmatic dependent launch).
+    ///
+    /// # Safety
+    /// As [`launch_raw`](Self::launch_raw); the kernel waits by itself before it touches what the earlier ones do.
+    pub unsafe fn launch_dependent_raw(
+        &self,
+        stream: RawStream,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: u32,
+        parameters: &mut [*mut core::ffi::c_void],
+    ) -> Result<()> {
+        let _current = self.context().enter()?;
+        // SAFETY: the caller's; the function is of the current context.
+        unsafe { driver::launch_dependent_kernel(self.handle, grid, block, shared_bytes, stream, parameters) }
+    }
 }

@@ -1,6 +1,8 @@
 //! The backends that can be verified.
 
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::error::Error;
 use crate::error::Result;
 use crate::io::{LayerInput, LayerOutput};
 use crate::options::{ForwardOptions, WarmupScales};
@@ -40,12 +42,75 @@ pub struct Candidate {
 
 /// Every backend, usable or not.
 pub fn candidates() -> Vec<Candidate> {
-    let absent = |name, why: &str| Candidate { name, backend: Err(why.to_owned()) };
-    vec![
-        Candidate { name: "cpu", backend: Ok(Box::new(Cpu)) },
-        absent("emulator", "not part of this build: kernels do not run as layers on it yet"),
-        absent("cuda", "not part of this build: the layer runtime does not exist yet"),
-    ]
+    vec![Candidate { name: "cpu", backend: Ok(Box::new(Cpu)) }, emulator(), cuda()]
+}
+
+fn absent(name: &'static str, why: impl std::fmt::Display) -> Candidate {
+    Candidate { name, backend: Err(why.to_string()) }
+}
+
+#[cfg(feature = "emulator")]
+fn emulator() -> Candidate {
+    match crate::emulator::EmulatorDevice::new(kernels::launch::Arch::Sm90a) {
+        Ok(device) => Candidate { name: "emulator", backend: Ok(Box::new(Kernels(device))) },
+        Err(error) => absent("emulator", error),
+    }
+}
+
+#[cfg(not(feature = "emulator"))]
+fn emulator() -> Candidate {
+    absent("emulator", "not part of this build: feature `emulator`")
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Candidate {
+    let open = || -> Result<crate::cuda::CudaDevice> {
+        let device = crate::cuda::Device::all()?
+            .into_iter()
+            .find(|device| device.arch().is_ok())
+            .ok_or_else(|| Error::unsupported("CUDA", "no device that there are kernels for"))?;
+        let set = crate::cuda::KernelSet::load(&crate::cuda::Context::primary(device)?)?;
+        crate::cuda::CudaDevice::new(&set)
+    };
+    match open() {
+        Ok(device) => Candidate { name: "cuda", backend: Ok(Box::new(Kernels(device))) },
+        Err(error) => absent("cuda", error),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Candidate {
+    absent("cuda", "not part of this build: feature `cuda`")
+}
+
+/// The kernels, on a card or on the emulator.
+#[cfg(any(feature = "emulator", feature = "cuda"))]
+struct Kernels<D>(D);
+
+#[cfg(any(feature = "emulator", feature = "cuda"))]
+impl<D: crate::runtime::Device + Send + Sync> Backend for Kernels<D> {
+    fn forward(
+        &self,
+        layer: &LayerWeights,
+        input: &LayerInput<'_>,
+        opts: &ForwardOptions,
+    ) -> Result<LayerOutput> {
+        crate::runtime::backend::forward(&self.0, layer, input, opts)
+    }
+
+    fn measure_warmup(
+        &self,
+        layer: &LayerWeights,
+        input: &LayerInput<'_>,
+        opts: &ForwardOptions,
+    ) -> Result<WarmupScales> {
+        crate::runtime::backend::measure_warmup(&self.0, layer, input, opts)
+    }
+
+    /// The bytes stay inside: the kernels that make them are tested on their own.
+    fn quantise_row(&self, _x: &[f32], _scale: Option<f32>) -> Option<QuantisedRow> {
+        None
+    }
 }
 
 struct Cpu;

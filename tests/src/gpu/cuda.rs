@@ -97,6 +97,10 @@ impl super::Device for CudaDevice {
         usize::MAX
     }
 
+    fn has(&self, launch: &Launch) -> bool {
+        self.context.device().arch().is_ok_and(|arch| launch.archs.contains(&arch))
+    }
+
     fn launch(&self, launch: &'static Launch, dims: Dims, values: &mut [Value<'_>]) -> Result<(), String> {
         let _alone = self.busy.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.launch_checked(launch, dims, values).map_err(|e| e.to_string())?.map_or(Ok(()), Err)

@@ -83,6 +83,10 @@ impl super::Device for Emulator {
         1 << 22
     }
 
+    fn has(&self, launch: &Launch) -> bool {
+        launch.archs.contains(&self.arch)
+    }
+
     fn launch(&self, launch: &'static Launch, dims: Dims, values: &mut [Value<'_>]) -> Result<(), String> {
         fits(self.arch, launch, dims, values)?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,9 +2,9 @@
 //! integers ([`super::mma_model`]) on the row-major weights: every output is compared to the bit (any NaN for a NaN),
 //! and every byte that is no output must stay.
 
-use kernels::expert_gemm_small as small;
 use kernels::fragment::{self, RowMajor, RowOrder, k_units, matrix_bytes};
 use kernels::launch::{Dims, Launch};
+use kernels::{expert_gemm_small as small, expert_gemm_wide as wide};
 use nvfp4::{bf16, e2m1, e4m3, swiglu::swiglu};
 
 use super::data::{hash, uniform};
@@ -63,6 +63,28 @@ pub static SMALL: Form = Form {
     },
     dims: small::dims,
     threads: &[32, 96, 512, 768],
+};
+
+/// The prefill form. Its dimensions but for the grid are fixed.
+pub static WIDE: Form = Form {
+    launch: |kind| match kind {
+        Kind::SwigluBf16 => &wide::WIDE_SWIGLU_BF16,
+        Kind::SwigluF32 => &wide::WIDE_SWIGLU_F32,
+        Kind::PlainF32 => &wide::WIDE_PLAIN_F32,
+    },
+    dims: |_, sms| Some(wide::dims::<wide::layout::Wide>(sms)),
+    threads: &[],
+};
+
+/// The form between the two.
+pub static NARROW: Form = Form {
+    launch: |kind| match kind {
+        Kind::SwigluBf16 => &wide::NARROW_SWIGLU_BF16,
+        Kind::SwigluF32 => &wide::NARROW_SWIGLU_F32,
+        Kind::PlainF32 => &wide::NARROW_PLAIN_F32,
+    },
+    dims: |_, sms| Some(wide::dims::<wide::layout::Narrow>(sms)),
+    threads: &[],
 };
 
 /// One set of inputs.
@@ -386,6 +408,9 @@ impl Problem {
 /// Rows of experts: none, one, a full tile, one more, several.
 const COUNTS: [u32; 9] = [0, 1, 0, 8, 3, 9, 0, 17, 2];
 
+/// Rows of experts for tiles of every width, in one and in several ranges.
+const WIDE_COUNTS: [u32; 9] = [33, 0, 64, 97, 16, 129, 1, 300, 80];
+
 /// Every case of one form.
 pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -408,7 +433,8 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         let launch = (form.launch)(kind);
         let mut case = |name: &str, parts: Vec<(Problem, Vec<(u32, u32)>)>| {
             let mut case = Case::new(launch, name);
-            for (problem, others) in parts {
+            for (problem, mut others) in parts {
+                others.retain(|&(_, threads)| threads == 0 || !form.threads.is_empty());
                 case.part(problem.clone(), problem.elements() * (1 + others.len()), move |device| {
                     problem.check(device, form, &others)
                 });
@@ -417,14 +443,24 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         };
         let mut parts = Vec::new();
         for &(features, k) in shapes {
-            for fold in [false, true] {
-                let problem = Problem { fold, ..Problem::new(kind, &COUNTS, features, k) };
-                parts.push((problem.clone(), vec![]));
-                parts.push((
-                    Problem { gather: false, segment: 16, gap: 3, limit: f32::INFINITY, ..problem },
-                    vec![],
-                ));
-            }
+            let problem = Problem::new(kind, &COUNTS, features, k);
+            parts.push((problem.clone(), vec![]));
+            let limit = f32::INFINITY;
+            parts
+                .push((Problem { fold: true, gather: false, segment: 16, gap: 3, limit, ..problem }, vec![]));
+        }
+        if form.threads.is_empty() {
+            // More than one block of row tiles, the last one short; more units than the ring has stages.
+            let some = if kind.has_up() { 150 } else { 270 };
+            let (counts, features, k): (&[u32], _, _) = match sizes.size {
+                Size::Card => (&WIDE_COUNTS, 1100, 2880),
+                Size::Emulator => (&WIDE_COUNTS[..6], some, 80),
+                Size::Few => (&[40, 129], some, 80),
+            };
+            let problem = Problem::new(kind, counts, features, k);
+            parts.push((Problem { gap: 5, ..problem.clone() }, vec![(1, 0), (5, 0)]));
+            parts.push((Problem::new(kind, &[7, 100], 20, 1296), vec![(1, 0)]));
+            parts.push((Problem { gather: false, ..Problem::new(kind, &[300], 20, 144) }, vec![(1, 0)]));
         }
         case("shape", parts);
 

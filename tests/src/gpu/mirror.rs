@@ -77,6 +77,10 @@ impl Device for Mirror {
         1 << 20
     }
 
+    fn has(&self, _: &Launch) -> bool {
+        true
+    }
+
     fn launch(&self, launch: &'static Launch, dims: Dims, values: &mut [Value<'_>]) -> Result<(), String> {
         if launch.name == quantize::KERNEL.name {
             let [

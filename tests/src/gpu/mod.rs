@@ -12,6 +12,7 @@
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
+//! | [`routing`] | the cases of routing, preparation of rows and combination |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
 //! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
@@ -30,6 +31,7 @@ pub mod mutation;
 pub mod outputs;
 pub mod quantize;
 pub mod repack;
+pub mod routing;
 pub mod swiglu;
 
 /// A kernel argument with the memory behind it.
@@ -66,6 +68,9 @@ pub trait Device: Send + Sync {
     /// Most elements of a case that are affordable.
     fn max_elements(&self) -> usize;
 
+    /// Whether there is a kernel of this row for the device's architecture.
+    fn has(&self, launch: &Launch) -> bool;
+
     /// Launches once, one value per argument of the table, and waits. The error says what failed, a write outside
     /// an output included.
     fn launch(&self, launch: &'static Launch, dims: Dims, values: &mut [Value<'_>]) -> Result<(), String>;
@@ -81,6 +86,7 @@ pub type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
 pub struct Case {
     /// Unique, `kernel/what/parameters`.
     pub name: String,
+    kernel: &'static Launch,
     parts: Vec<Part>,
 }
 
@@ -101,8 +107,8 @@ pub struct Ran {
 
 impl Case {
     /// A case without parts.
-    fn new(kernel: &Launch, name: impl std::fmt::Display) -> Self {
-        Self { name: format!("{}/{name}", kernel.name), parts: Vec::new() }
+    fn new(kernel: &'static Launch, name: impl std::fmt::Display) -> Self {
+        Self { name: format!("{}/{name}", kernel.name), kernel, parts: Vec::new() }
     }
 
     /// Adds a part that has `elements` input elements to work on.
@@ -118,6 +124,9 @@ impl Case {
     /// Runs the parts that the device can afford, until one fails.
     pub fn run(self, device: &dyn Device) -> Result<Ran, String> {
         let mut ran = Ran::default();
+        if !device.has(self.kernel) {
+            return Ok(ran);
+        }
         for part in self.parts {
             if part.elements > device.max_elements() {
                 ran.too_large += 1;
@@ -155,7 +164,9 @@ pub fn mirrored_cases() -> Vec<Case> {
 /// The other ones.
 fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     let mut cases = repack::cases(sizes);
-    cases.extend(expert_gemm::cases(&expert_gemm::SMALL, sizes));
+    for form in [&expert_gemm::SMALL, &expert_gemm::WIDE, &expert_gemm::NARROW] {
+        cases.extend(expert_gemm::cases(form, sizes));
+    }
     cases
 }
 

@@ -147,8 +147,13 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// Poison of a source in a lane.
+    /// Poison of a source in a lane: of all of it, if any of it is poisoned.
     pub fn origin(&self, src: Src, lane: usize) -> Origin {
+        self.partial_origin(src, lane).whole()
+    }
+
+    /// Poison of a source in a lane, nibble by nibble.
+    pub fn partial_origin(&self, src: Src, lane: usize) -> Origin {
         match src {
             Src::Reg(reg) => self.warp.origin(reg, lane),
             _ => Origin::CLEAN,

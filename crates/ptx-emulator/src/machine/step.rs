@@ -7,7 +7,7 @@ use super::schedule::Schedule;
 use super::warp::{Flow, LaneState, Warp};
 use crate::check::{Class, Finding};
 use crate::counters::Counter;
-use crate::ops::State;
+use crate::ops::{State, repeated};
 use crate::program::Reg;
 use crate::trace::Event;
 
@@ -123,6 +123,9 @@ impl Runner {
         } else {
             Flow::Next
         };
+        if !ctx.cluster.state.repeated.is_empty() {
+            repeated::settle(&mut ctx);
+        }
         let mask = ctx.mask;
         self.cluster.counters.warp_instructions += 1;
         self.cluster.counters.lane_instructions += u64::from(mask.count_ones());

@@ -6,7 +6,7 @@
 
 use super::float::NAN32;
 use super::lanewise::{lanewise, slow_lanewise};
-use super::{Entry, form, root};
+use super::{Entry, form, partial, root};
 use crate::decode::{Decoder, Op, Result};
 use crate::softfloat::exact::{self, Exact, Number};
 use crate::softfloat::{BF16, F16, F32, F64, Format, Rounding, fast};
@@ -242,7 +242,8 @@ fn decode_cvt(d: &mut Decoder<'_>) -> Result<Op> {
     match (from, to) {
         (Ty::S32, Ty::S64) if !sat => lanewise(dst, a, |[a]| i64::from(a as i32) as u64),
         (f, t) if format(f).is_none() && format(t).is_none() && plain && !f.is_signed() && !t.is_signed() => {
-            lanewise(dst, a, move |[a]| t.truncate(f.truncate(a)))
+            let op = lanewise(dst, a, move |[a]| t.truncate(f.truncate(a)));
+            partial::extend(op, dst, a[0], f.bytes().min(t.bytes()))
         }
         (f, t) if format(f).is_none() && format(t).is_none() => {
             lanewise(dst, a, move |[a]| extend(c.integer_to_integer(a)))

@@ -243,12 +243,14 @@ pub(super) fn touches_mbarrier(ctx: &Ctx<'_>, owner: u32, offset: u32, bytes: u3
 #[inline]
 pub(super) fn track_warp(ctx: &mut Ctx<'_>, access: &WarpAccess<'_>, kind: Kind) {
     for (lane, conflict) in ctx.cluster.state.races.warp_access(access, kind) {
-        let (place, bytes) = (ctx.place(lane), access.bytes);
+        let bytes = access.bytes;
         let range = match access.shared.map(|cta| cta - ctx.cluster.state.first_cta) {
             Some(cta) => Range::Shared { cta, offset: access.addresses[lane] as u32, bytes },
             None => Range::Global { address: access.addresses[lane], bytes },
         };
-        report(ctx.cluster, ctx.env, place, "", range, conflict);
+        if let Some(conflict) = super::repeated::keep(ctx, lane, range, kind, conflict) {
+            report_access(ctx, lane, range, conflict);
+        }
     }
 }
 
@@ -268,10 +270,17 @@ fn track(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind) {
     }
     let (thread, pc) = (number(ctx, lane), ctx.pc);
     let numbered = numbered(ctx.cluster, range);
-    if let Some(conflict) = ctx.cluster.state.races.thread_access(thread, pc, numbered, kind) {
-        let place = ctx.place(lane);
-        report(ctx.cluster, ctx.env, place, "", range, conflict);
+    if let Some(conflict) = ctx.cluster.state.races.thread_access(thread, pc, numbered, kind)
+        && let Some(conflict) = super::repeated::keep(ctx, lane, range, kind, conflict)
+    {
+        report_access(ctx, lane, range, conflict);
     }
+}
+
+/// Reports a conflict of a thread's access.
+pub(super) fn report_access(ctx: &mut Ctx<'_>, lane: usize, range: Range, conflict: Conflict) {
+    let place = ctx.place(lane);
+    report(ctx.cluster, ctx.env, place, "", range, conflict);
 }
 
 /// A lane's thread: number of its CTA among those of the detector, number in the CTA.

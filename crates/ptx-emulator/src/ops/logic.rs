@@ -2,7 +2,7 @@
 //! (PTX ISA 9.7.9.7).
 
 use super::lanewise::lanewise;
-use super::{Entry, root};
+use super::{Entry, partial, root};
 use crate::decode::{Decoder, Execute, Op, Result, Src};
 use crate::machine::{Ctx, Flow};
 use crate::program::Reg;
@@ -38,7 +38,11 @@ fn decode_binary(d: &mut Decoder<'_>) -> Result<Op> {
     let ty = bit_type(d, true)?;
     let (dst, s) = (d.dst(0, ty)?, [d.value(1, ty)?, d.value(2, ty)?]);
     d.finish(3)?;
+    let narrow = matches!(ty, Ty::B16 | Ty::B32);
     match name {
+        "and" if narrow => partial::and(lanewise(dst, s, |[a, b]| a & b), dst, s),
+        "or" if narrow => partial::bitwise(lanewise(dst, s, |[a, b]| a | b), dst, s),
+        "xor" if narrow => partial::bitwise(lanewise(dst, s, |[a, b]| a ^ b), dst, s),
         "and" => lanewise(dst, s, |[a, b]| a & b),
         "or" => lanewise(dst, s, |[a, b]| a | b),
         _ => lanewise(dst, s, |[a, b]| a ^ b),
@@ -116,7 +120,8 @@ fn decode_lop3(d: &mut Decoder<'_>) -> Result<Op> {
     let Some(or) = combine else {
         let dst = d.dst(0, Ty::B32)?;
         d.finish(5)?;
-        return lanewise(dst, sources, move |[a, b, c]| lookup(&masks, a, b, c));
+        let op = lanewise(dst, sources, move |[a, b, c]| lookup(&masks, a, b, c));
+        return partial::bitwise(op, dst, sources);
     };
     let Operand::Pair(value, pred) = d.operand(0)? else {
         return d.error("needs the destinations `d|p`");
@@ -137,7 +142,10 @@ fn decode_shl(d: &mut Decoder<'_>) -> Result<Op> {
     let (dst, s) = (d.dst(0, ty)?, [d.value(1, ty)?, d.value(2, Ty::U32)?]);
     d.finish(3)?;
     match ty {
-        Ty::B32 => lanewise(dst, s, |[a, b]| if b > 31 { 0 } else { a << (b & 31) & 0xffff_ffff }),
+        Ty::B32 => {
+            let f = |a: u64, b: u64| if b > 31 { 0 } else { a << (b & 31) & 0xffff_ffff };
+            partial::shift(lanewise(dst, s, move |[a, b]| f(a, b)), dst, s, f)
+        }
         Ty::B64 => lanewise(dst, s, |[a, b]| if b > 63 { 0 } else { a << (b & 63) }),
         _ => lanewise(dst, s, |[a, b]| if b > 15 { 0 } else { a << (b & 15) & 0xffff }),
     }
@@ -149,7 +157,9 @@ fn decode_shr(d: &mut Decoder<'_>) -> Result<Op> {
     let (dst, s) = (d.dst(0, ty)?, [d.value(1, ty)?, d.value(2, Ty::U32)?]);
     d.finish(3)?;
     match ty {
-        Ty::U16 | Ty::B16 | Ty::U32 | Ty::B32 => lanewise(dst, s, |[a, b]| a >> b.min(63)),
+        Ty::U16 | Ty::B16 | Ty::U32 | Ty::B32 => {
+            partial::shift(lanewise(dst, s, |[a, b]| a >> b.min(63)), dst, s, |a, b| a >> b.min(63))
+        }
         Ty::U64 | Ty::B64 => lanewise(dst, s, |[a, b]| if b > 63 { 0 } else { a >> (b & 63) }),
         Ty::S16 => lanewise(dst, s, |[a, b]| u64::from((a as i16 >> b.min(15)) as u16)),
         Ty::S32 => lanewise(dst, s, |[a, b]| u64::from((a as i32 >> b.min(31)) as u32)),
@@ -198,8 +208,7 @@ const MODES: &[(&str, [u64; 4])] = &[
     ("rc16", [0x1010, 0x3232, 0x1010, 0x3232]),
 ];
 
-/// `prmt.b32{.mode} d, a, b, c`. With a constant selector, poison of an operand none of whose bytes is
-/// selected does not count.
+/// `prmt.b32{.mode} d, a, b, c`.
 fn decode_prmt(d: &mut Decoder<'_>) -> Result<Op> {
     let mode = d.take_one(MODES);
     if d.ty()? != Ty::B32 {
@@ -208,15 +217,20 @@ fn decode_prmt(d: &mut Decoder<'_>) -> Result<Op> {
     let [a, b, c] = [d.value(1, Ty::B32)?, d.value(2, Ty::B32)?, d.value(3, Ty::B32)?];
     let dst = d.dst(0, Ty::B32)?;
     d.finish(4)?;
+    let sources = [a, b, c];
     if let Src::Imm(control) = c {
         let selector = mode.map_or(control, |table| table[(control & 3) as usize]);
-        let uses = |from: u64| (0..4).any(|i| (selector >> (4 * i) & 7) / 4 == from);
-        let unused = Src::Imm(0);
-        let (a, b) = (if uses(0) { a } else { unused }, if uses(1) { b } else { unused });
-        return lanewise(dst, [a, b], move |[a, b]| permute(a, b, selector));
+        let op = lanewise(dst, [a, b], move |[a, b]| permute(a, b, selector));
+        return partial::permute(op, dst, sources, move |_| selector);
     }
     match mode {
-        Some(table) => lanewise(dst, [a, b, c], move |[a, b, c]| permute(a, b, table[(c & 3) as usize])),
-        None => lanewise(dst, [a, b, c], |[a, b, c]| permute(a, b, c)),
+        Some(table) => {
+            let op = lanewise(dst, sources, move |[a, b, c]| permute(a, b, table[(c & 3) as usize]));
+            partial::permute(op, dst, sources, move |c| table[(c & 3) as usize])
+        }
+        None => {
+            let op = lanewise(dst, sources, |[a, b, c]| permute(a, b, c));
+            partial::permute(op, dst, sources, |c| c)
+        }
     }
 }

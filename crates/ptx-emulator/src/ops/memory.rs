@@ -4,7 +4,7 @@ use super::access::{self, Order};
 use super::hooks::{Kind, Scope, Strong};
 use super::traffic::{self, Access};
 use super::warp_memory::Alike;
-use super::{Entry, form, root};
+use super::{Entry, form, partial, root};
 use crate::check::{Origin, OriginKind};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, Ctx, Flow, LANES, Location};
@@ -300,14 +300,34 @@ impl<const N: usize, const E: usize> Store<N, E> {
     /// Writes the elements of a lane, some of which are poisoned.
     #[cold]
     fn write_poisoned(&self, ctx: &mut Ctx<'_>, lane: usize, location: Location, bytes: &[u8]) {
-        let origin = ctx.origin_of(&self.sources, lane);
+        // Of elements of up to four bytes some may be poisoned and not stored.
+        let poisoned = |ctx: &Ctx<'_>, source: Src| match ctx.partial_origin(source, lane) {
+            origin if E <= 4 => origin.of_nibbles(origin.poisoned() & partial::low(E as u32)),
+            origin => origin,
+        };
+        let origin = self.sources.iter().fold(Origin::CLEAN, |o, &s| o.or(poisoned(ctx, s)));
         if let Location::Global(_) = location {
             ctx.report_poison(origin, lane, "global memory");
+        } else if let Some((OriginKind::InFlight, _)) = origin.parts() {
+            // Memory remembers that a byte is poisoned, not why.
+            ctx.report_poison(origin, lane, "memory");
         }
         for (i, (source, part)) in self.sources.iter().zip(bytes.chunks_exact(E)).enumerate() {
-            let init = ctx.origin(*source, lane).is_clean();
-            if ctx.write(location.offset_by((i * E) as u64), lane, part, init).is_none() {
-                return;
+            let (at, origin) = (location.offset_by((i * E) as u64), poisoned(ctx, *source));
+            if E > 4
+                || origin.is_clean()
+                || origin.poisoned() & partial::low(E as u32) == partial::low(E as u32)
+            {
+                if ctx.write(at, lane, part, origin.is_clean()).is_none() {
+                    return;
+                }
+                continue;
+            }
+            for (b, byte) in part.iter().enumerate() {
+                let init = origin.poisoned() >> (2 * b) & 3 == 0;
+                if ctx.write(at.offset_by(b as u64), lane, std::slice::from_ref(byte), init).is_none() {
+                    return;
+                }
             }
         }
     }

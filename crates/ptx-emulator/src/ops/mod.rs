@@ -38,7 +38,9 @@ mod meeting;
 mod memory;
 mod mma_sync;
 mod moves;
+mod partial;
 mod registers;
+pub(crate) mod repeated;
 pub mod sync_state;
 pub mod tcgen05;
 mod tensor_copy;
@@ -154,6 +156,8 @@ pub struct State {
     pub races: Box<crate::check::race::Detector>,
     /// Number of this cluster's first CTA in the race detector.
     pub first_cta: u32,
+    /// Conflicts of two stores, until the instruction has moved its data.
+    pub repeated: Vec<repeated::Repeated>,
     /// Threads of a CTA, rounded up to whole warps.
     pub threads_per_cta: u32,
 }

@@ -1,7 +1,7 @@
 //! `mov`: scalars, packing and unpacking of vectors (PTX ISA 9.7.9.1 - 9.7.9.2).
 
 use super::lanewise::lanewise;
-use super::{Entry, root};
+use super::{Entry, partial, root};
 use crate::decode::{Decoder, Execute, Op, Result, Src};
 use crate::machine::{Ctx, Flow, LANES};
 use crate::program::Reg;
@@ -142,7 +142,7 @@ fn decode_mov(d: &mut Decoder<'_>) -> Result<Op> {
                 return Ok(Box::new(Mov128 { dst, src }));
             }
             // Special registers may be wider than the destination.
-            lanewise(dst, [src], move |[a]| ty.truncate(a))
+            partial::bitwise(lanewise(dst, [src], move |[a]| ty.truncate(a)), dst, [src])
         }
     }
 }

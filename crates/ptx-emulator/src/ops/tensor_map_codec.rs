@@ -174,7 +174,7 @@ impl Field {
 pub(super) struct Raw(pub [u8; BYTES]);
 
 impl Raw {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut bytes = [0; BYTES];
         bytes[..4].copy_from_slice(&MAGIC);
         Raw(bytes)

@@ -56,6 +56,14 @@ impl Execute for Replace {
             hooks::thread_access(ctx, lane, at, BYTES as u32, Kind::Write);
             let mut bytes = [0; BYTES];
             let Some(init) = read(ctx, at, lane, &mut bytes) else { continue };
+            // Compilers make a map from nothing: zeros, and then every field.
+            if bytes == [0; BYTES] && init {
+                let blank = Raw::new();
+                for (i, half) in blank.0.chunks_exact(64).enumerate() {
+                    ctx.write(shifted(at, 64 * i as u32), lane, half, true);
+                }
+                bytes = blank.0;
+            }
             if !init || !Raw(bytes).is_map() {
                 let message = "the 128 bytes are not a tensor map".to_owned();
                 ctx.finding(Class::TensorMap, lane, message, None);

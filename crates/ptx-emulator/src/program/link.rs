@@ -370,7 +370,7 @@ impl<'a> Linker<'a> {
     /// The callees of a call and their parameters.
     fn calls(&self, i: &Instruction, scope: usize) -> Result<Vec<Site<'a>>, DecodeError> {
         let error = |why: &str| Err(DecodeError { line: i.line, text: i.to_string(), why: why.to_owned() });
-        if self.code_len > 1 << 22 {
+        if self.code_len > 1 << 20 {
             return error("the program is too large with its calls expanded");
         }
         let view = View { linker: self, scope };

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(feature = "cuda")]
+mod bench;
 mod diagnose;
 mod inspect;
 mod progress;
@@ -39,6 +41,9 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Look for the known ways in which NVFP4 checkpoints go wrong, on the real tensors.
     Diagnose(diagnose::DiagnoseArgs),
+    /// Time a layer on a card against what the card can do, each time gated on the oracle.
+    #[cfg(feature = "cuda")]
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +67,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Diagnose(args) => diagnose::run(args),
+        #[cfg(feature = "cuda")]
+        Command::Bench(args) => bench::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", describe(&error));

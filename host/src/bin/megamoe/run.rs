@@ -4,14 +4,15 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use half::bf16;
 use megamoe::checkpoint::{Checkpoint, LoadOptions};
+use megamoe::io;
 use megamoe::io::{LayerInput, LayerOutput, RoutingSource};
 use megamoe::options::{ActScale, ActScaleL2, Activations, ForwardOptions, Part};
+use megamoe::verify::{self, Backend};
 use megamoe::weights::LayerWeights;
-use megamoe::{cpu, io};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -109,14 +110,7 @@ enum RoutingArg {
 /// Runs the subcommand.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     // Said before anything long starts: a wrong choice is seen at once.
-    match args.backend {
-        BackendArg::Auto => tracing::info!("backend: cpu"),
-        BackendArg::Cpu => {}
-        BackendArg::Emulator => bail!("backend emulator: not part of this build; use --backend cpu"),
-        BackendArg::Cuda => {
-            bail!("backend cuda: the layer runtime is not part of this build; use --backend cpu")
-        }
-    }
+    let backend = choose(args.backend)?;
     let file = InputFile::read(&args.input)?;
     let checkpoint = Checkpoint::open(&args.dir)?;
     let layer = load(&checkpoint, args.layer)?;
@@ -148,12 +142,37 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         ..ForwardOptions::default()
     };
     if args.act_scale == ActScaleArg::Warmup || args.act_scale_l2 == ActScaleL2Arg::Warmup {
-        options.warmup = Some(cpu::measure_warmup(&layer, &input, &options)?);
+        options.warmup = Some(backend.measure_warmup(&layer, &input, &options)?);
     }
-    let output = cpu::forward(&layer, &input, &options)?;
+    let output = backend.forward(&layer, &input, &options)?;
     report(&output.stats);
     write_output(&args.output, &layer, input.tokens, &output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The backend asked for; `auto` is a card where there is one, else the CPU.
+fn choose(arg: BackendArg) -> Result<Box<dyn Backend>> {
+    let mut candidates = verify::candidates();
+    let mut take = |name: &str| {
+        let at = candidates.iter().position(|c| c.name == name);
+        at.map_or_else(|| Err("not part of this build".to_owned()), |at| candidates.swap_remove(at).backend)
+    };
+    let name = match arg {
+        BackendArg::Auto => match take("cuda") {
+            Ok(backend) => {
+                tracing::info!("backend: cuda");
+                return Ok(backend);
+            }
+            Err(why) => {
+                tracing::info!("backend: cpu (cuda: {why})");
+                "cpu"
+            }
+        },
+        BackendArg::Cpu => "cpu",
+        BackendArg::Emulator => "emulator",
+        BackendArg::Cuda => "cuda",
+    };
+    take(name).map_err(|why| anyhow::anyhow!("backend {name}: {why}; --backend cpu runs everywhere"))
 }
 
 /// Loads a layer behind a progress bar.

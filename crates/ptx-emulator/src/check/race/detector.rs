@@ -288,6 +288,8 @@ impl Detector {
         // It includes fence::before_thread_sync.
         if o.what == "tcgen05.commit" {
             super::clock::Grow::join(known.incoming.edit(o.cta), &o.implies);
+            // What the thread knew to be complete came before: whoever sees the commit may rely on it too.
+            known.seen.operations.join(&o.known.clock.seen.operations);
         }
     }
 

@@ -1,10 +1,10 @@
 //! `tcgen05.alloc`, `dealloc`, `relinquish_alloc_permit` (PTX ISA 9.7.16.7.1).
 
 use super::state::check_in_flight;
-use crate::check::Class;
+use crate::check::{Class, Mode};
 use crate::decode::{Addr, Decoder, Execute, Op, Result, Src};
 use crate::machine::{AddressSpace, Ctx, Flow, Wait};
-use crate::ops::hooks::{self, Kind, Proxy, Range};
+use crate::ops::hooks::{self, Kind, Proxy, ProxyFence, ProxySpace, Range};
 use crate::ops::{Entry, form};
 use crate::types::Ty;
 
@@ -69,6 +69,10 @@ impl Execute for Alloc {
         let Some(location) = ctx.locate(self.space, self.addr, lane) else { return Flow::Abort };
         hooks::tensor_allocated(ctx, column, columns);
         hooks::thread_access(ctx, lane, location, 4, Kind::Write);
+        if ctx.checks().mode == Mode::CutlassCompatible {
+            // Compilers copy over the word without a fence.proxy.async.
+            hooks::proxy_fence(ctx, lane, ProxyFence::Async(ProxySpace::SharedCta));
+        }
         if ctx.write(location, lane, &column.to_le_bytes(), true).is_none() {
             return Flow::Abort;
         }

@@ -1,0 +1,185 @@
+//! A layer on a card: weights in one allocation, a workspace shared by all layers, forward calls on the caller's stream.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{Context, CudaDevice, DeviceBuffer, KernelSet, RawStream, Stream};
+use crate::io::Stats;
+use crate::options::WarmupScales;
+use crate::runtime::plan::{LayerIo, LayerPlan};
+use crate::runtime::shape::LayerOptions;
+use crate::runtime::workspace::{STATS, WorkspaceLayout};
+use crate::weights::LayerWeights;
+use crate::{Error, Result};
+
+/// Driver errors after which nothing can run in the context any more.
+const STICKY: [u32; 9] = [700, 702, 709, 713, 714, 715, 716, 717, 719];
+
+/// Memory for the forward calls of one device, shared by all layers; calls that use it are ordered by one stream.
+#[derive(Debug)]
+pub struct Workspace {
+    buffer: DeviceBuffer<u8>,
+    context: Context,
+}
+
+impl Workspace {
+    /// `bytes` bytes: the largest of [`MoeLayer::workspace_bytes`] over the layers.
+    pub fn new(context: &Context, bytes: usize) -> Result<Workspace> {
+        let stream = Stream::new(context)?;
+        let mut workspace =
+            Workspace { buffer: DeviceBuffer::alloc(context, bytes)?, context: context.clone() };
+        workspace.reset_counters(&stream)?;
+        stream.synchronize()?;
+        Ok(workspace)
+    }
+
+    /// Sets the counters to zero.
+    pub fn reset_counters(&mut self, stream: &Stream) -> Result<()> {
+        let bytes = (4 * STATS).min(self.buffer.bytes());
+        self.buffer.copy_from_host_at(stream, 0, &[0; 4 * STATS][..bytes])
+    }
+
+    /// What the calls since the last reset have counted, after waiting for the stream.
+    pub fn counters(&self, stream: &Stream) -> Result<Stats> {
+        let mut bytes = [0; 4 * STATS];
+        let len = bytes.len().min(self.buffer.bytes());
+        self.buffer.copy_to_host_at(stream, 0, &mut bytes[..len])?;
+        let word = |n: usize| u64::from(u32::from_le_bytes(core::array::from_fn(|i| bytes[4 * n + i])));
+        Ok(Stats {
+            invalid_slots: word(0),
+            foreign_slots: word(1),
+            non_finite_rows: word(2),
+            invalid_tokens: word(3),
+            saturated_blocks_l1: word(4),
+            saturated_blocks_l2: word(5),
+        })
+    }
+
+    /// Size.
+    pub fn bytes(&self) -> usize {
+        self.buffer.bytes()
+    }
+
+    /// Sets every byte but the counters: a test's poison. No call depends on what is left from an earlier one.
+    pub fn fill(&mut self, stream: &Stream, byte: u8) -> Result<()> {
+        self.buffer.fill_bytes(stream, byte)?;
+        self.reset_counters(stream)
+    }
+}
+
+/// One MoE layer, loaded.
+#[derive(Debug)]
+pub struct MoeLayer {
+    set: KernelSet,
+    plan: LayerPlan,
+    weights: DeviceBuffer<u8>,
+    /// The error that broke the context, once there was one.
+    failed: Mutex<Option<String>>,
+}
+
+impl MoeLayer {
+    /// Loads `weights` in the layout of the kernels. One allocation, of [`bytes`](Self::bytes) bytes; if it fails, or
+    /// anything after it, nothing is left allocated.
+    pub fn load(set: &KernelSet, weights: &LayerWeights, options: &LayerOptions) -> Result<MoeLayer> {
+        let mut plan = LayerPlan::new(weights, options)?;
+        let device = CudaDevice::new(set)?;
+        let memory = DeviceBuffer::alloc(set.context(), plan.bytes())?;
+        // SAFETY: memory of that size.
+        unsafe { plan.load(weights, &device, memory.ptr())? };
+        Ok(MoeLayer { set: set.clone(), plan, weights: memory, failed: Mutex::new(None) })
+    }
+
+    /// Bytes that a layer with these weights takes, before it is loaded.
+    pub fn bytes_of(weights: &LayerWeights, options: &LayerOptions) -> Result<usize> {
+        Ok(LayerPlan::new(weights, options)?.bytes())
+    }
+
+    /// Bytes of its weights on the device.
+    pub fn bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// The plan: shape, options, regions.
+    pub fn plan(&self) -> &LayerPlan {
+        &self.plan
+    }
+
+    /// The kernels it runs.
+    pub fn kernels(&self) -> &KernelSet {
+        &self.set
+    }
+
+    /// Bytes of a workspace for up to `max_tokens` tokens.
+    pub fn workspace_bytes(&self, max_tokens: usize) -> Result<usize> {
+        Ok(self.plan.workspace(max_tokens)?.bytes())
+    }
+
+    /// Where a call's intermediate results lie in a workspace.
+    pub fn workspace_layout(&self, max_tokens: usize) -> Result<WorkspaceLayout> {
+        self.plan.workspace(max_tokens)
+    }
+
+    /// Enqueues one forward call. Nothing is allocated on the device and nothing waits: the call may be captured into a
+    /// graph, which then serves every token count up to `io.max_tokens` and every routing.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of the layer's context. The addresses in `io` are device memory of the sizes that
+    /// [`LayerIo`] names, alive until the work is finished, as are the layer and the workspace; no other call uses the
+    /// workspace meanwhile.
+    pub unsafe fn forward(
+        &self,
+        stream: impl Into<RawStream>,
+        io: &LayerIo,
+        workspace: &Workspace,
+    ) -> Result<()> {
+        self.check_usable()?;
+        self.set.context().check_same(&workspace.context, "workspace")?;
+        // SAFETY: the caller's.
+        let result = unsafe {
+            let queue = self.set.on(stream.into());
+            self.plan.enqueue(&queue, io, workspace.buffer.ptr(), workspace.bytes())
+        };
+        self.remember(result)
+    }
+
+    /// Measures the constants of the `Warmup` policies on a calibration batch, and waits.
+    ///
+    /// # Safety
+    /// As [`forward`](Self::forward).
+    pub unsafe fn measure_warmup(&self, io: &LayerIo, workspace: &Workspace) -> Result<WarmupScales> {
+        self.check_usable()?;
+        self.set.context().check_same(&workspace.context, "workspace")?;
+        let device = CudaDevice::new(&self.set)?;
+        // SAFETY: the caller's.
+        let result =
+            unsafe { self.plan.measure_warmup(&device, io, workspace.buffer.ptr(), workspace.bytes()) };
+        self.remember(result)
+    }
+
+    /// Waits for `stream` and says what went wrong on it; a broken context is remembered.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of the layer's context.
+    pub unsafe fn synchronize(&self, stream: RawStream) -> Result<()> {
+        self.check_usable()?;
+        // SAFETY: the caller's.
+        let stream = unsafe { Stream::borrow(self.set.context(), stream) };
+        self.remember(stream.synchronize())
+    }
+
+    fn check_usable(&self) -> Result<()> {
+        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(first) => Err(Error::Poisoned { first: first.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn remember<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error @ Error::Driver { code, .. }) = &result
+            && STICKY.contains(code)
+        {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert_with(|| error.to_string());
+        }
+        result
+    }
+}

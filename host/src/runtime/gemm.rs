@@ -1,0 +1,159 @@
+//! The grouped GEMMs' launches, and which form is taken.
+
+use kernels::expert_gemm_small as small;
+use kernels::expert_gemm_wide::{self as wide, layout};
+use kernels::launch::{Arch, Dims, Launch};
+
+use super::plan::Form;
+use super::shape::Packed;
+use super::{Args, DevicePtr, Queue};
+use crate::{Error, Result};
+
+/// Tokens of a call up to which the decode form is taken.
+const SMALL_TOKENS: usize = 32;
+/// Tokens of a call up to which the narrow form is taken.
+const NARROW_TOKENS: usize = 256;
+
+/// Activations in front of a GEMM.
+#[derive(Clone, Copy)]
+pub(super) struct Operand {
+    /// f16 rows.
+    pub rows: DevicePtr,
+    /// f32 per row.
+    pub scale: DevicePtr,
+    /// Row of each expert row; null for the row itself.
+    pub index: DevicePtr,
+}
+
+/// What the epilogue of a GEMM does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Epilogue {
+    /// SwiGLU to bf16.
+    SwigluBf16,
+    /// SwiGLU to f32.
+    SwigluF32,
+    /// The scaled sum, f32.
+    Plain,
+}
+
+/// Which part of the output features a GEMM computes, and where they go.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub to: DevicePtr,
+    /// Elements from row to row.
+    pub stride: usize,
+    /// Features of the whole matrix.
+    pub features: usize,
+    pub first_tile: usize,
+    pub tiles: usize,
+}
+
+/// One launch.
+#[derive(Clone, Copy)]
+pub(super) struct Gemm {
+    /// `[groups]` matrices in fragment order.
+    pub weights: DevicePtr,
+    /// f32 `[groups]`: gate's, or the only one.
+    pub alpha: DevicePtr,
+    /// f32 `[groups]`: up's.
+    pub alpha_up: DevicePtr,
+    pub packed: Packed,
+    pub operand: Operand,
+    /// u32 `[groups]`: first row of each.
+    pub offsets: DevicePtr,
+    /// u32 `[groups]`: rows of each.
+    pub counts: DevicePtr,
+    pub groups: usize,
+    pub output: Output,
+    /// Whether alpha and the row's scale are multiplied first.
+    pub fold_alpha: bool,
+    /// SwiGLU's clamp.
+    pub limit: f32,
+    /// The form asked for.
+    pub form: Option<Form>,
+    /// Most tokens of the call.
+    pub max_tokens: usize,
+}
+
+impl Gemm {
+    /// # Safety
+    /// The addresses are memory of the shapes that the kernels' tables name.
+    pub(super) unsafe fn enqueue(&self, queue: &dyn Queue, epilogue: Epilogue) -> Result<()> {
+        if self.groups == 0 {
+            return Ok(());
+        }
+        let (launch, dims) = self.choose(queue, epilogue)?;
+        let mut args = Args::new(launch).input("weights", self.weights).input("alpha", self.alpha);
+        if epilogue != Epilogue::Plain {
+            args = args.input("alpha_up", self.alpha_up);
+        }
+        args = args
+            .input("b", self.operand.rows)
+            .input("b_scale", self.operand.scale)
+            .input("row_token", self.operand.index)
+            .input("offsets", self.offsets)
+            .input("counts", self.counts)
+            .output("out", self.output.to)
+            .u32("experts", self.groups as u32)
+            .u32("row_tiles", self.packed.row_tiles as u32)
+            .u32("k_units", self.packed.k_units as u32)
+            .u32("first_tile", self.output.first_tile as u32)
+            .u32("tile_count", self.output.tiles as u32)
+            .u32("features", self.output.features as u32)
+            .u32("out_stride", self.output.stride as u32)
+            .u32("fold_alpha", u32::from(self.fold_alpha));
+        if epilogue != Epilogue::Plain {
+            args = args.f32("limit", self.limit);
+        }
+        // SAFETY: the caller's. The kernel waits for the one in front of it by itself.
+        unsafe { queue.launch(dims, args, true) }
+    }
+
+    /// The kernel and its dimensions: the form asked for, or by the most tokens that the call can have.
+    fn choose(&self, queue: &dyn Queue, epilogue: Epilogue) -> Result<(&'static Launch, Dims)> {
+        let sms = queue.multiprocessors();
+        let small = small::dims(self.packed.k_units as u32, sms);
+        let wgmma = queue.arch() == Arch::Sm90a;
+        let form = self.form.unwrap_or(match self.max_tokens {
+            _ if !wgmma => Form::Small,
+            0..=SMALL_TOKENS if small.is_some() => Form::Small,
+            0..=NARROW_TOKENS => Form::Narrow,
+            _ => Form::Wide,
+        });
+        match (form, small) {
+            (Form::Small, Some(dims)) => Ok((epilogue.small(), dims)),
+            (Form::Narrow, _) if wgmma => Ok((epilogue.narrow(), wide::dims::<layout::Narrow>(sms))),
+            (Form::Wide, _) if wgmma => Ok((epilogue.wide(), wide::dims::<layout::Wide>(sms))),
+            (form, _) => {
+                let what = format!("{form:?} GEMM of {} columns on {}", self.packed.k(), queue.arch().name());
+                Err(Error::unsupported(what, "choose the other form"))
+            }
+        }
+    }
+}
+
+impl Epilogue {
+    fn small(self) -> &'static Launch {
+        match self {
+            Epilogue::SwigluBf16 => &small::SWIGLU_BF16,
+            Epilogue::SwigluF32 => &small::SWIGLU_F32,
+            Epilogue::Plain => &small::PLAIN_F32,
+        }
+    }
+
+    fn narrow(self) -> &'static Launch {
+        match self {
+            Epilogue::SwigluBf16 => &wide::NARROW_SWIGLU_BF16,
+            Epilogue::SwigluF32 => &wide::NARROW_SWIGLU_F32,
+            Epilogue::Plain => &wide::NARROW_PLAIN_F32,
+        }
+    }
+
+    fn wide(self) -> &'static Launch {
+        match self {
+            Epilogue::SwigluBf16 => &wide::WIDE_SWIGLU_BF16,
+            Epilogue::SwigluF32 => &wide::WIDE_SWIGLU_F32,
+            Epilogue::Plain => &wide::WIDE_PLAIN_F32,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The memory of a forward call: one allocation per device, shared by all layers, its size known beforehand.
+
+use kernels::slots;
+
+use super::shape::{LayerOptions, LayerShape, SharedKind};
+use super::{Region, Regions};
+use crate::Result;
+use crate::options::{ActScale, ActScaleL2, Activations};
+
+/// Most bytes of the slot results that are alive at a time: above this, L2 and the combination go through H in
+/// column chunks.
+pub const SLOT_RESULT_BYTES: usize = 320 << 20;
+/// Columns of a chunk are a multiple of this: the rows of the widest CTA tile.
+pub const CHUNK_COLUMNS: usize = 256;
+/// Rows that an expert's segment is padded to.
+pub const ROW_TILE: u32 = 1;
+
+/// Words of counters at the start of a workspace: those of [`Stats`](crate::io::Stats) in its order but for the third
+/// and fourth (invalid slots, foreign slots, non-finite rows, invalid tokens, saturated blocks of L1, of L2), and as many
+/// again that nobody reads. Zeroed when the workspace is made; calls only add.
+pub const STATS: usize = 16;
+
+/// Where everything of a call lies in the workspace.
+#[derive(Clone, Debug)]
+pub struct WorkspaceLayout {
+    regions: Regions,
+    /// Most tokens of a call.
+    pub max_tokens: usize,
+    /// Columns of H that L2 computes at a time; a multiple of [`CHUNK_COLUMNS`] unless it is all of them.
+    pub chunk_columns: usize,
+    /// u32 `[1]`: tokens of this call, where the host gives the number.
+    pub tokens: Region,
+    /// u32 `[STATS]`: counters, which every call adds to; at the start of the workspace.
+    pub stats: Region,
+    /// u32 `[chunks, experts]`: counts of the sort of many slots.
+    pub chunk_counts: Region,
+    /// u32 `[groups]`.
+    pub counts: Region,
+    /// u32 `[groups + 1]`.
+    pub offsets: Region,
+    /// u32 `[rows]`.
+    pub row_token: Region,
+    /// u32 `[slots]`.
+    pub slot_row: Region,
+    /// f32 `[tokens, experts]`; empty without a router.
+    pub logits: Region,
+    /// i32 `[slots]`: the model's routing.
+    pub topk_ids: Region,
+    /// f32 `[slots]`.
+    pub topk_weights: Region,
+    /// f16 `[tokens or rows, k]`: the L1 operand. One row per token, or per expert row where the scale is the expert's.
+    pub x: Region,
+    /// f32 `[tokens or rows]`.
+    pub x_scale: Region,
+    /// f32 `[tokens]`: NaN where the token's row is not finite (equal to `x_scale` where that is per token).
+    pub token_scale: Region,
+    /// bf16 or f16 `[rows, k]`: SwiGLU's result, then the L2 operand.
+    pub h: Region,
+    /// f32 `[rows, I]`: SwiGLU's result before it is quantised.
+    pub h_f32: Region,
+    /// f32 `[rows]`.
+    pub h_scale: Region,
+    /// f32 `[rows, chunk_columns]`: slot results.
+    pub y: Region,
+    /// f32 `[4]`: maxima and scales of a whole call.
+    pub tensor_scales: Region,
+    /// f16 `[tokens, k]` of a shared expert that is computed apart.
+    pub shared_h: Region,
+    /// f32 `[tokens]`: its row scales.
+    pub shared_h_scale: Region,
+    /// f32 `[tokens, H]`: its result.
+    pub shared_y: Region,
+}
+
+impl WorkspaceLayout {
+    /// The layout for up to `max_tokens` tokens of a layer. A workspace serves every layer whose layout is not larger.
+    pub fn new(shape: &LayerShape, options: &LayerOptions, max_tokens: usize) -> Result<Self> {
+        let mut regions = Regions::new();
+        let (slots, rows, groups) = (shape.slots(max_tokens), shape.rows(max_tokens), shape.groups());
+        let quantised = options.activations == Activations::Nvfp4;
+        let per_row = quantised && options.act_scale == ActScale::Static;
+        let x_rows = if per_row { rows } else { max_tokens };
+        let when = |condition: bool, count: usize| if condition { count } else { 0 };
+        let tensor = quantised
+            && (options.act_scale == ActScale::TensorDynamic
+                || options.act_scale_l2 == ActScaleL2::TensorDynamic);
+        let chunk_columns = chunk_columns(shape.hidden, rows);
+        let apart = match shared_width(shape) {
+            Some(width) => (max_tokens, width.next_multiple_of(64)),
+            None => (0, 0),
+        };
+        // First, so that every layer finds them in the same place.
+        let stats = regions.add("counters", STATS, 4)?;
+        Ok(Self {
+            max_tokens,
+            chunk_columns,
+            stats,
+            tokens: regions.add("token count", 1, 4)?,
+            chunk_counts: regions.add("counts per chunk", slots::CHUNKS as usize * groups, 4)?,
+            counts: regions.add("rows per expert", groups, 4)?,
+            offsets: regions.add("expert offsets", groups + 1, 4)?,
+            row_token: regions.add("token of row", rows, 4)?,
+            slot_row: regions.add("row of slot", slots, 4)?,
+            logits: regions.add("logits", when(shape.router, max_tokens * shape.experts), 4)?,
+            topk_ids: regions.add("expert ids", slots, 4)?,
+            topk_weights: regions.add("routing weights", when(shape.router, slots), 4)?,
+            x: regions.add("L1 operand", x_rows * shape.l1().k(), 2)?,
+            x_scale: regions.add("L1 row scales", x_rows, 4)?,
+            token_scale: regions.add("token scales", when(per_row, max_tokens), 4)?,
+            h: regions.add("L2 operand", rows * shape.l2().k(), 2)?,
+            h_f32: regions.add("SwiGLU results", when(quantised, rows * shape.intermediate), 4)?,
+            h_scale: regions.add("L2 row scales", rows, 4)?,
+            y: regions.add("slot results", rows * chunk_columns, 4)?,
+            tensor_scales: regions.add("tensor scales", when(tensor, 4), 4)?,
+            shared_h: regions.add("shared SwiGLU results", apart.0 * apart.1, 2)?,
+            shared_h_scale: regions.add("shared row scales", apart.0, 4)?,
+            shared_y: regions.add("shared results", apart.0 * shape.hidden, 4)?,
+            regions,
+        })
+    }
+
+    /// Size of the allocation.
+    pub fn bytes(&self) -> usize {
+        self.regions.bytes()
+    }
+
+    /// Every part with its name.
+    pub fn regions(&self) -> &Regions {
+        &self.regions
+    }
+}
+
+fn shared_width(shape: &LayerShape) -> Option<usize> {
+    match shape.shared {
+        SharedKind::Apart { intermediate } => Some(intermediate),
+        SharedKind::None | SharedKind::Folded => None,
+    }
+}
+
+/// As many columns as [`SLOT_RESULT_BYTES`] hold, in equal chunks.
+fn chunk_columns(hidden: usize, rows: usize) -> usize {
+    let most = SLOT_RESULT_BYTES / (rows.max(1) * 4);
+    if most >= hidden {
+        return hidden;
+    }
+    let blocks = hidden.div_ceil(CHUNK_COLUMNS);
+    let chunks = blocks.div_ceil((most / CHUNK_COLUMNS).max(1));
+    blocks.div_ceil(chunks) * CHUNK_COLUMNS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pro() -> LayerShape {
+        LayerShape {
+            hidden: 7168,
+            intermediate: 3072,
+            experts: 384,
+            local: 0..48,
+            top_k: 6,
+            shared: SharedKind::None,
+            router: true,
+            limit: 10.0,
+        }
+    }
+
+    #[test]
+    fn pro_at_8192_tokens_fits_in_its_budget() {
+        let layout = WorkspaceLayout::new(&pro(), &LayerOptions::default(), 8192).unwrap();
+        assert_eq!(pro().rows(8192), 49_152);
+        assert!(layout.bytes() < 1_300_000_000, "{}", layout.bytes());
+        let shared = LayerShape { shared: SharedKind::Folded, ..pro() };
+        let layout = WorkspaceLayout::new(&shared, &LayerOptions::default(), 8192).unwrap();
+        assert!(layout.bytes() < 1_300_000_000, "{}", layout.bytes());
+    }
+
+    #[test]
+    fn chunks_cover_all_columns_evenly() {
+        assert_eq!(chunk_columns(7168, 6), 7168);
+        for rows in [10_000, 49_152, 1 << 20] {
+            let columns = chunk_columns(7168, rows);
+            assert!(columns.is_multiple_of(CHUNK_COLUMNS) && columns <= 7168);
+            assert!(columns == CHUNK_COLUMNS || columns * rows * 4 <= SLOT_RESULT_BYTES);
+        }
+        assert_eq!(chunk_columns(2880, usize::MAX / 8), 256);
+    }
+
+    #[test]
+    fn size_grows_with_tokens_only() {
+        let size = |tokens| WorkspaceLayout::new(&pro(), &LayerOptions::default(), tokens).unwrap().bytes();
+        assert!(size(1) < size(64) && size(64) < size(8192));
+        assert!(size(1) < 1 << 20, "{}", size(1));
+    }
+}

@@ -1,0 +1,110 @@
+//! Which block computes what: the tiles of a grouped GEMM, dealt round-robin.
+//!
+//! Experts one after the other; in an expert, row blocks outside and token ranges inside, so that blocks that run at
+//! the same time read the same weights, and the tokens of one expert, from L2. An expert's rows are split evenly
+//! into as few ranges as a tile's width allows.
+
+/// A tile: a range of one expert's rows (tokens) by a block of its row tiles (features).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// The expert.
+    pub expert: u32,
+    /// Number of the block of row tiles.
+    pub block: u32,
+    /// First row of the range, counted in the expert.
+    pub first: u32,
+    /// Rows of the range, at least 1.
+    pub rows: u32,
+}
+
+/// The tiles of one block of threads, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Number of the next tile among all.
+    tile: u32,
+    /// Tiles from one to the next: blocks of the grid.
+    stride: u32,
+    /// The expert that `base` belongs to.
+    expert: u32,
+    /// Tiles of all experts before.
+    base: u32,
+}
+
+impl Walk {
+    /// Starts at tile `first` (the block's index), then every `stride`-th (the grid's blocks).
+    #[inline(always)]
+    pub const fn new(first: u32, stride: u32) -> Self {
+        Self { tile: first, stride, expert: 0, base: 0 }
+    }
+
+    /// The next tile. `blocks`: of row tiles in each expert; `width`: most rows of a tile; `count`: rows of an
+    /// expert. The same arguments every time.
+    #[inline(always)]
+    pub fn next(
+        &mut self,
+        experts: u32,
+        blocks: u32,
+        width: u32,
+        count: impl Fn(u32) -> u32,
+    ) -> Option<Tile> {
+        while self.expert < experts {
+            let rows = count(self.expert);
+            let ranges = rows.div_ceil(width);
+            let tiles = ranges * blocks;
+            let at = self.tile - self.base;
+            if at < tiles {
+                let range = at % ranges;
+                let each = rows.div_ceil(ranges);
+                let first = range * each;
+                self.tile += self.stride;
+                return Some(Tile {
+                    expert: self.expert,
+                    block: at / ranges,
+                    first,
+                    rows: each.min(rows - first),
+                });
+            }
+            self.base += tiles;
+            self.expert += 1;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_every_block_once() {
+        let counts = [0, 1, 31, 0, 128, 129, 1000, 38401, 0];
+        for (width, blocks) in [(128, 1), (128, 3), (32, 2), (96, 5)] {
+            for grid in [1, 2, 7, 132, 5000] {
+                let mut done: Vec<Vec<u32>> =
+                    counts.iter().map(|&c| vec![0; (c * blocks) as usize]).collect();
+                for block in 0..grid {
+                    let mut walk = Walk::new(block, grid);
+                    while let Some(tile) =
+                        walk.next(counts.len() as u32, blocks, width, |e| counts[e as usize])
+                    {
+                        assert!(tile.rows >= 1 && tile.rows <= width && tile.block < blocks, "{tile:?}");
+                        for row in tile.first..tile.first + tile.rows {
+                            let count = counts[tile.expert as usize];
+                            assert!(row < count);
+                            done[tile.expert as usize][(tile.block * count + row) as usize] += 1;
+                        }
+                    }
+                }
+                assert!(done.iter().flatten().all(|&n| n == 1), "width {width} grid {grid}");
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_are_even() {
+        let mut walk = Walk::new(0, 1);
+        let rows: Vec<u32> =
+            std::iter::from_fn(|| walk.next(1, 1, 128, |_| 300)).map(|tile| tile.rows).collect();
+        assert_eq!(rows, [100, 100, 100]);
+    }
+}

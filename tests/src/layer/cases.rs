@@ -1,0 +1,269 @@
+//! The cases.
+
+use megamoe::options::{ActScale, ActScaleL2, Activations, Part};
+use megamoe::runtime::Device;
+use megamoe::runtime::backend::HostLayer;
+use megamoe::runtime::shape::LayerOptions;
+
+use super::problem::{Call, Routing, RowKind, Shared, Spec};
+use super::{Check, against_oracle, forms, run, same_bits};
+
+/// What a case does.
+type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
+
+/// One test.
+pub struct Case {
+    /// Unique.
+    pub name: String,
+    /// What it does.
+    pub body: Body,
+}
+
+/// Sizes of the layers and calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// The layer that most cases use.
+    pub layer: Spec,
+    /// Layers with other sizes: K tails, widths that are no multiple of a tile.
+    pub layers: &'static [Spec],
+    /// Token counts of the shape cases.
+    pub tokens: &'static [usize],
+    /// Tokens of the other cases.
+    pub some: usize,
+    /// Repetitions that must give the same bits.
+    pub repeats: usize,
+}
+
+impl Sizes {
+    /// For the emulator: minutes.
+    pub const EMULATOR: Sizes = Sizes {
+        layer: Spec::new(192, 80, 6, 2),
+        layers: &[Spec::new(80, 48, 4, 3), Spec::new(256, 272, 3, 2), Spec::new(320, 144, 5, 1)],
+        tokens: &[0, 1, 2, 7, 17],
+        some: 9,
+        repeats: 2,
+    };
+
+    /// For a card: real widths, a few experts.
+    pub const CARD: Sizes = Sizes {
+        layer: Spec::new(1024, 512, 16, 6),
+        layers: &[
+            Spec::new(4096, 2048, 8, 6),
+            Spec::new(7168, 3072, 4, 3),
+            Spec::new(5120, 2304, 4, 4),
+            Spec::new(2880, 2880, 4, 4),
+            Spec::new(2304, 384, 24, 6),
+        ],
+        tokens: &[0, 1, 2, 7, 127, 128, 129, 1000],
+        some: 131,
+        repeats: 400,
+    };
+}
+
+const ROUTINGS: [Routing; 7] = [
+    Routing::Uniform,
+    Routing::Zipf,
+    Routing::One,
+    Routing::Last,
+    Routing::Invalid,
+    Routing::Nothing,
+    Routing::Model,
+];
+
+/// NVFP4 activations under every pair of policies that differ in a kernel.
+fn policies() -> Vec<(ActScale, ActScaleL2)> {
+    vec![
+        (ActScale::RowDynamic, ActScaleL2::Bound),
+        (ActScale::RowDynamic, ActScaleL2::RowDynamic),
+        (ActScale::TensorDynamic, ActScaleL2::TensorDynamic),
+        (ActScale::Static, ActScaleL2::Static),
+        (ActScale::Warmup, ActScaleL2::Warmup),
+    ]
+}
+
+fn quantised(act_scale: ActScale, act_scale_l2: ActScaleL2) -> LayerOptions {
+    LayerOptions { activations: Activations::Nvfp4, act_scale, act_scale_l2, ..LayerOptions::default() }
+}
+
+struct Cases(Vec<Case>);
+
+impl Cases {
+    fn add(
+        &mut self,
+        name: impl std::fmt::Display,
+        body: impl FnOnce(&dyn Device) -> Check + Send + 'static,
+    ) {
+        self.0.push(Case { name: name.to_string(), body: Box::new(body) });
+    }
+
+    /// A call of the layer against the oracle, in every form.
+    fn oracle(
+        &mut self,
+        name: String,
+        spec: Spec,
+        call: (usize, Routing, RowKind),
+        options: LayerOptions,
+        part: Part,
+    ) {
+        let (tokens, routing, rows) = call;
+        self.add(name, move |device| {
+            let call = Call::new(&spec, tokens, routing, rows, 0x5eed ^ tokens as u64);
+            against_oracle(device, &spec, &call, &options, part)
+        });
+    }
+}
+
+/// Every case at `sizes`.
+pub fn cases(sizes: &Sizes) -> Vec<Case> {
+    let mut cases = Cases(Vec::new());
+    let (layer, some) = (sizes.layer, sizes.some);
+    let normal = |tokens| (tokens, Routing::Uniform, RowKind::Normal);
+    for &tokens in sizes.tokens {
+        cases.oracle(format!("tokens/{tokens}"), layer, normal(tokens), LayerOptions::default(), Part::All);
+    }
+    for routing in ROUTINGS {
+        let call = (some, routing, RowKind::Normal);
+        cases.oracle(format!("routing/{routing:?}"), layer, call, LayerOptions::default(), Part::All);
+    }
+    for &spec in sizes.layers {
+        let name = format!("shape/{}x{}x{}x{}", spec.hidden, spec.intermediate, spec.experts, spec.top_k);
+        cases.oracle(name, spec, normal(some), LayerOptions::default(), Part::All);
+    }
+    let edges = (some, Routing::Uniform, RowKind::Edges);
+    cases.oracle("rows/edges".into(), layer, edges, LayerOptions::default(), Part::All);
+    for (l1, l2) in policies() {
+        let options = quantised(l1, l2);
+        cases.oracle(format!("nvfp4/{l1:?}-{l2:?}"), layer, normal(some), options.clone(), Part::All);
+        let shared = Spec { shared: Shared::Nvfp4, ..layer };
+        cases.oracle(format!("nvfp4-shared/{l1:?}-{l2:?}"), shared, normal(some), options.clone(), Part::All);
+        cases.oracle(format!("nvfp4-edges/{l1:?}-{l2:?}"), layer, edges, options, Part::All);
+    }
+    for limit in [Some(1.0), None] {
+        let spec = Spec { limit, ..layer };
+        cases.oracle(format!("limit/{limit:?}"), spec, normal(some), LayerOptions::default(), Part::All);
+        let options = quantised(ActScale::RowDynamic, ActScaleL2::Bound);
+        cases.oracle(format!("limit-nvfp4/{limit:?}"), spec, normal(some), options, Part::All);
+    }
+    for up_over_gate in [0.1, 10.0] {
+        let spec = Spec { up_over_gate, ..layer };
+        cases.oracle(
+            format!("scales/{up_over_gate}"),
+            spec,
+            normal(some),
+            LayerOptions::default(),
+            Part::All,
+        );
+    }
+    let extreme = Spec { extreme: true, ..layer };
+    cases.oracle("scales/extreme".into(), extreme, normal(some), LayerOptions::default(), Part::All);
+    for shared in [Shared::Nvfp4, Shared::Nvfp4Wide, Shared::Bf16] {
+        let spec = Spec { shared, ..layer };
+        for part in [Part::All, Part::Routed, Part::Shared] {
+            let name = format!("shared/{shared:?}-{part:?}");
+            cases.oracle(name, spec, (some, Routing::Invalid, RowKind::Edges), LayerOptions::default(), part);
+        }
+    }
+    for (first, last) in [(0, layer.experts / 2), (layer.experts / 2, layer.experts), (1, 2), (2, 2)] {
+        let options = LayerOptions { local_experts: Some(first..last), ..LayerOptions::default() };
+        let spec = Spec { shared: Shared::Nvfp4, ..layer };
+        let call = (some, Routing::Invalid, RowKind::Normal);
+        cases.oracle(format!("local/{first}..{last}"), spec, call, options, Part::All);
+    }
+    cases.add("bits/alone-and-in-a-batch", move |device| alone_and_in_a_batch(device, &layer, some));
+    cases.add("bits/capacity", move |device| capacity(device, &layer, some));
+    let repeats = sizes.repeats;
+    cases.add("bits/repeats", move |device| repeated(device, &layer, some, repeats));
+    cases.add("warmup/measured", move |device| warmup(device, &layer, some));
+    cases.0
+}
+
+/// A token gives the same bits alone, in either form, as in a batch.
+fn alone_and_in_a_batch(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
+    let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 77);
+    for options in [LayerOptions::default(), quantised(ActScale::RowDynamic, ActScaleL2::Bound)] {
+        for &form in forms(device) {
+            let batch = run(device, spec, &call, &options, Part::All, form)?;
+            for token in [0, tokens / 2, tokens - 1] {
+                for &alone_form in forms(device) {
+                    let alone = run(device, spec, &call.pick(&[token]), &options, Part::All, alone_form)?;
+                    let row = token * spec.hidden..(token + 1) * spec.hidden;
+                    let same = alone
+                        .output_f32
+                        .iter()
+                        .zip(&batch.output_f32[row])
+                        .all(|(a, b)| a.to_bits() == b.to_bits());
+                    if !same {
+                        return Err(format!(
+                            "token {token}: {alone_form:?} alone differs from {form:?} in a batch"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Buffers planned for more tokens than there are give the same bits.
+fn capacity(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
+    let weights = spec.weights();
+    let call = Call::new(spec, tokens, Routing::Uniform, RowKind::Normal, 78);
+    let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
+    for &form in forms(device) {
+        layer.form = Some(form);
+        let run = |capacity| layer.forward(&call.input(), Part::All, capacity).map_err(|e| e.to_string());
+        let exact = run(0)?;
+        for capacity in [tokens + 1, 3 * tokens, 40 * tokens] {
+            same_bits(&run(capacity)?, &exact).map_err(|e| format!("{form:?}, capacity {capacity}: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same call again and again.
+fn repeated(device: &dyn Device, spec: &Spec, tokens: usize, repeats: usize) -> Check {
+    let weights = spec.weights();
+    let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 79);
+    let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
+    for &form in forms(device) {
+        layer.form = Some(form);
+        let run = || layer.forward(&call.input(), Part::All, 0).map_err(|e| e.to_string());
+        let first = run()?;
+        for n in 1..repeats {
+            same_bits(&run()?, &first).map_err(|e| format!("{form:?}, repetition {n}: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Warm-up scales measured on the device are the oracle's, and are used from then on.
+fn warmup(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
+    let spec = Spec { shared: Shared::Nvfp4, ..*spec };
+    let weights = spec.weights();
+    let options = quantised(ActScale::Warmup, ActScaleL2::Warmup);
+    let (batch, call) = (
+        Call::new(&spec, tokens, Routing::Zipf, RowKind::Normal, 80),
+        Call::new(&spec, tokens, Routing::Uniform, RowKind::Normal, 81),
+    );
+    let text = |e: megamoe::Error| e.to_string();
+    let want = megamoe::oracle::measure_warmup(&weights, &batch.input(), &options.forward()).map_err(text)?;
+    let layer = HostLayer::load(device, &weights, &options).map_err(text)?;
+    let before = layer.forward(&call.input(), Part::All, 0).map_err(text)?;
+    if !before.output_f32.iter().all(|v| v.is_nan()) {
+        return Err("a call before the warm-up must show".to_owned());
+    }
+    let got = layer.measure_warmup(&batch.input()).map_err(text)?;
+    for (what, got, want) in [
+        ("l1", got.l1, want.l1),
+        ("l2_routed", got.l2_routed, want.l2_routed),
+        ("l2_shared", got.l2_shared, want.l2_shared),
+    ] {
+        if (got - want).abs() > 1e-6 * want {
+            return Err(format!("{what}: {got}, expected {want}"));
+        }
+    }
+    let after = layer.forward(&call.input(), Part::All, 0).map_err(text)?;
+    let forward = LayerOptions { warmup: Some(got), ..options }.forward();
+    let want = megamoe::oracle::forward(&weights, &call.input(), &forward).map_err(text)?;
+    super::compare(&after, &want)
+}

@@ -1,0 +1,112 @@
+//! The kernels of routing, preparation and combination, byte for byte: everywhere on the PTX emulator, at small sizes,
+//! and on a card. Without the feature `cuda`, a driver or a supported card each case for the card is *ignored*, with the
+//! reason.
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use kernels::launch::Arch;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use megamoe_tests::gpu::emulator::Emulator;
+use megamoe_tests::gpu::routing::{self, Scale};
+use megamoe_tests::gpu::{Case, Device, Ran, Unavailable};
+use ptx_emulator::machine::Schedule;
+
+type Opened = Result<Arc<dyn Device>, Unavailable>;
+
+#[cfg(feature = "cuda")]
+fn open_card() -> Opened {
+    let device: Arc<dyn Device> = Arc::new(megamoe_tests::gpu::cuda::CudaDevice::open()?);
+    eprintln!("on {}", device.describe());
+    Ok(device)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_card() -> Opened {
+    Err(Unavailable::Absent("built without the feature `cuda`".to_owned()))
+}
+
+/// The trials of `cases` on a device that the first of them opens; their names start with `prefix`.
+fn trials(
+    prefix: String,
+    cases: Vec<Case>,
+    open: impl Fn() -> Opened + Send + Sync + 'static,
+) -> impl Iterator<Item = Trial> {
+    let device: Arc<(OnceLock<Opened>, _)> = Arc::new((OnceLock::new(), open));
+    cases.into_iter().map(move |case| {
+        let device = Arc::clone(&device);
+        Trial::ignorable_test(format!("{prefix}{}", case.name), move || {
+            run(case, device.0.get_or_init(&device.1))
+        })
+    })
+}
+
+fn run(case: Case, device: &Opened) -> Result<Completion, Failed> {
+    match device {
+        Err(Unavailable::Absent(reason)) => Ok(Completion::ignored_with(reason)),
+        Err(Unavailable::Broken(reason)) => Err(reason.into()),
+        Ok(device) => match case.run(device.as_ref())? {
+            Ran { passed: 0, .. } => Ok(Completion::ignored_with("too large for the device")),
+            _ => Ok(Completion::Completed),
+        },
+    }
+}
+
+/// What runs on the emulator: everything in the default schedule, and a little in others.
+fn emulated(arch: Arch) -> impl Iterator<Item = Trial> {
+    [
+        ("", Schedule::RoundRobin, Scale::Small),
+        ("highest-first/", Schedule::HighestWarpFirst, Scale::Few),
+        ("seed:1/", Schedule::Seeded(1), Scale::Few),
+    ]
+    .into_iter()
+    .flat_map(move |(name, schedule, scale)| {
+        let open = move || match Emulator::new(arch, schedule) {
+            Ok(device) => Ok(Arc::new(device) as Arc<dyn Device>),
+            Err(e) => Err(Unavailable::Broken(e)),
+        };
+        trials(format!("emulator-{}/{name}", arch.name()), routing::cases(scale), open)
+    })
+}
+
+/// Faults in the kernels' PTX: the entry, what stands there, what stands there instead. Each must fail some case.
+const FAULTS: [(&str, &str, &str); 0] = [];
+
+/// The PTX with the fault, in every place of the entry.
+fn with_fault(ptx: &str, entry: &str, right: &str, wrong: &str) -> Result<String, Failed> {
+    let from = ptx.find(&format!(".entry {entry}(")).ok_or("no such entry")?;
+    let to = ptx[from..].find("\n}").map_or(ptx.len(), |n| from + n);
+    let body = &ptx[from..to];
+    if !body.contains(right) {
+        return Err(format!("`{right}` is not in {entry}").into());
+    }
+    Ok([&ptx[..from], &body.replace(right, wrong), &ptx[to..]].concat())
+}
+
+/// That each fault is caught, on the emulator.
+fn faults(arch: Arch) -> impl Iterator<Item = Trial> {
+    FAULTS.into_iter().map(move |(entry, right, wrong)| {
+        Trial::test(format!("fault-{}/{entry}/`{wrong}` for `{right}`", arch.name()), move || {
+            let ptx = with_fault(arch.ptx(), entry, right, wrong)?;
+            let emulator = Emulator::with_ptx(arch, Schedule::RoundRobin, &ptx)?;
+            // `place_slots` has cases that launch another kernel first.
+            let mut cases = routing::cases(Scale::Small).into_iter().filter(|case| case.name.contains(entry));
+            match cases.any(|case| case.run(&emulator).is_err()) {
+                true => Ok(()),
+                false => Err("goes unnoticed".into()),
+            }
+        })
+    })
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // A case uses every core for its reference, and the emulator for its blocks.
+    arguments.test_threads.get_or_insert(1);
+    let all = Arch::ALL
+        .into_iter()
+        .flat_map(emulated)
+        .chain(Arch::ALL.into_iter().flat_map(faults))
+        .chain(trials(String::new(), routing::cases(Scale::Card), open_card));
+    libtest_mimic::run(&arguments, all.collect()).exit_code()
+}
