@@ -77,6 +77,7 @@ pub static WIDE: Form = Form {
     },
     dims: |_, sms| Some(wide::dims::<wide::layout::Wide>(sms)),
     threads: &[],
+    flags: 0,
 };
 
 /// The form between the two.
@@ -88,6 +89,7 @@ pub static NARROW: Form = Form {
     },
     dims: |_, sms| Some(wide::dims::<wide::layout::Narrow>(sms)),
     threads: &[],
+    flags: 0,
 };
 
 /// One set of inputs.
@@ -450,8 +452,12 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         let mut parts = Vec::new();
         for &(features, k) in shapes {
             let problem = Problem::new(kind, &COUNTS, features, k);
-            // Few warps: rings go round.
-            let others = if sizes.size == Size::Few { vec![(1, form.threads[1])] } else { vec![] };
+            // Few warps, so that rings go round.
+            let others: Vec<_> = if sizes.size == Size::Few {
+                form.threads.first().map(|&threads| (1, threads)).into_iter().collect()
+            } else {
+                vec![]
+            };
             parts.push((problem.clone(), others));
             let limit = f32::INFINITY;
             parts
