@@ -16,6 +16,26 @@
 //!   free of bank conflicts and gives the B fragments of two steps. Columns of the MMA without a token read a row that
 //!   is there: the columns of a product do not mix, and what they hold is not stored. So nothing is zeroed.
 //!
+//! # Budget
+//! Counted in ptxas 13.0's code for sm_90a, per warp and k16 step (a word of eight weights per lane): 6 `PRMT`, 3
+//! `LOP3`, 1 `SHF`, 1 `F2FP` (the logic pipe, two cycles each: 22 cycles), 4 `HMUL2`, 1 `IMAD`, 1 `HMMA`, 1 `LDS` or
+//! `LDSM`: 18.25 instructions, and about 40 more per stage of 16 steps for its wait and its refill: 21 issue cycles. At
+//! 4.5 TB/s a quarter of a multiprocessor (1755 MHz, 132 of them) has 30 cycles per step. 70 registers, no spills.
+//!
+//! Floors at DeepSeek-V4-Pro's shapes, bytes over 4.5 TB/s and f16 operations over 700 TFLOP/s; flash in brackets:
+//!
+//! | product | experts | MB | us by bytes | us by operations, 8 tokens each |
+//! |---|---|---|---|---|
+//! | L1, 6144 x 7168 (4096 x 4096) | 48 (256) | 1189 (2416) | 264 (537) | 48 (98) |
+//! | L2, 7168 x 3072 (4096 x 2048) | 48 (256) | 595 (1208) | 132 (268) | 24 (49) |
+//! | L1, one token | 6 | 149 (57) | 33 (13) | |
+//! | L2, one token | 6 | 74 (28) | 17 (6.3) | |
+//!
+//! # Before the dependency
+//! With [`ROUTING_SETTLED`] the list is built and the first weights are under way before the kernel waits for the one
+//! before it. The launch may say so if that one writes neither `counts` nor `offsets`, and every kernel of the chain
+//! waits before it lets its dependents start: then all but the direct predecessor have ended.
+//!
 //! Columns of K and shared memory: see [`stages`] and [`warps`]. Whatever is loop-invariant in shared memory takes
 //! [`FIXED_BYTES`]; tokens take `8 * (128 * k_units + 16)`, the rings the rest.
 
@@ -28,6 +48,11 @@ use cuda_std::half::bf16x2_from_f32;
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier, mma};
 
+/// Bit of the argument `fold_alpha`: the scales are multiplied with each other first.
+pub const FOLD_ALPHA: u32 = 1;
+/// Bit of the argument `fold_alpha`: `counts` and `offsets` are complete when the kernel starts, whatever the kernel
+/// that it depends on still writes.
+pub const ROUTING_SETTLED: u32 = 2;
 /// Most warps of a block.
 pub const MAX_WARPS: u32 = 24;
 /// Tokens of a tile: columns of the MMA.
@@ -145,7 +170,7 @@ macro_rules! launch {
                 Arg::u32("tile_count", "row tiles to compute, at least 1"),
                 Arg::u32("features", "features of a matrix; what is past them is not stored"),
                 Arg::u32("out_stride", "elements from one row of out to the next"),
-                Arg::u32("fold_alpha", "1: acc * (b_scale * alpha), 0: (acc * b_scale) * alpha"),
+                Arg::u32("fold_alpha", "bit 0: acc * (b_scale * alpha), else (acc * b_scale) * alpha; bit 1: ROUTING_SETTLED"),
                 $($limit,)?
             ],
         }
@@ -190,6 +215,7 @@ struct Gemm {
     k_units: u32,
     first_tile: u32,
     tile_count: u32,
+    routing_settled: bool,
 }
 
 /// Takes the accumulators of a tile.
@@ -431,8 +457,9 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         }
         mbarrier::fence_init();
 
-        grid::wait_for_dependencies();
-        grid::launch_dependents();
+        if !gemm.routing_settled {
+            grid::wait_for_dependencies();
+        }
         let list = ExpertList::<TOKENS>(base + at::LIST);
         list.build_cta(gemm.counts, gemm.offsets, gemm.experts, warp, warps);
         thread::sync_threads();
@@ -447,6 +474,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         let first = block * each + block.min(more);
         let tiles = each + u32::from(block < more);
         if tiles == 0 {
+            grid::wait_for_dependencies();
             return;
         }
         let (mut token_tile, first_row_tile) = (first / gemm.tile_count, first % gemm.tile_count);
@@ -471,6 +499,9 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             fetch.issue_warp(gemm, ring + slot * STAGE_BYTES, barriers + slot * mbarrier::BYTES);
             slot += 1;
         }
+        // Rows, scales and outputs are others' business until here. A second wait returns at once.
+        grid::wait_for_dependencies();
+        grid::launch_dependents();
 
         slot = 0;
         let mut parity = 0;
@@ -505,15 +536,14 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                     shared::store_v2(base + at::ALPHAS, alphas.map(f32::to_bits));
                 }
                 warp::sync_warp(warp::FULL);
+                // A copy may end before this arrival: the phase can not.
                 if warp::elect(warp::FULL) {
                     mbarrier::arrive_expect_tx(barrier, tokens * bytes);
                 }
-                warp::sync_warp(warp::FULL);
                 if lane < tokens {
                     let from = gemm.b.cast::<u8>().add(from * bytes as usize);
                     bulk::load(base + at::TOKENS_DATA + lane * stride, from, bytes, barrier);
                 }
-                warp::sync_warp(warp::FULL);
             }
             mbarrier::wait_parity(base + at::TOKEN_BARRIER, token_parity);
             token_parity ^= 1;
@@ -617,8 +647,10 @@ pub unsafe fn expert_gemm_small_swiglu_bf16(
         k_units,
         first_tile,
         tile_count,
+        routing_settled: fold_alpha & ROUTING_SETTLED != 0,
     };
-    let epilogue = Swiglu { out, features, first_tile, out_stride, fold: fold_alpha != 0, limit };
+    let epilogue =
+        Swiglu { out, features, first_tile, out_stride, fold: fold_alpha & FOLD_ALPHA != 0, limit };
     // SAFETY: the caller's duty.
     unsafe { run(&gemm, &epilogue) }
 }
@@ -663,8 +695,10 @@ pub unsafe fn expert_gemm_small_swiglu_f32(
         k_units,
         first_tile,
         tile_count,
+        routing_settled: fold_alpha & ROUTING_SETTLED != 0,
     };
-    let epilogue = Swiglu { out, features, first_tile, out_stride, fold: fold_alpha != 0, limit };
+    let epilogue =
+        Swiglu { out, features, first_tile, out_stride, fold: fold_alpha & FOLD_ALPHA != 0, limit };
     // SAFETY: the caller's duty.
     unsafe { run(&gemm, &epilogue) }
 }
@@ -707,8 +741,9 @@ pub unsafe fn expert_gemm_small_plain_f32(
         k_units,
         first_tile,
         tile_count,
+        routing_settled: fold_alpha & ROUTING_SETTLED != 0,
     };
-    let epilogue = Plain { out, features, first_tile, out_stride, fold: fold_alpha != 0 };
+    let epilogue = Plain { out, features, first_tile, out_stride, fold: fold_alpha & FOLD_ALPHA != 0 };
     // SAFETY: the caller's duty.
     unsafe { run(&gemm, &epilogue) }
 }

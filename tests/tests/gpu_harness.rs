@@ -82,6 +82,40 @@ fn every_fault_in_the_ptx_is_caught() {
     }
 }
 
+/// Faults in the PTX of the decode form of the expert GEMMs.
+const GEMM_FAULTS: [(&str, &str); 7] = [
+    // The f16 of 2 is off; a nibble keeps its sign; signs of four values are lost.
+    ("1178878528", "1178878529"),
+    ("2004318071", "2004318079"),
+    ("-2139062144", "-2139062272"),
+    // Values 0 and 1 of a word change places.
+    ("0x1404U", "0x0414U"),
+    // Both rows take the scale of one.
+    ("mov.b32 p, {h, h};", "mov.b32 p, {l, l};"),
+    // Lanes of the scan add the next one's sum.
+    ("shfl.sync.up.b32", "shfl.sync.down.b32"),
+    ("mbarrier.try_wait.parity.shared::cta.b64 done", "setp.eq.b32 done, %r1, %r1; //"),
+];
+
+#[test]
+fn every_fault_in_the_ptx_of_the_expert_gemms_is_caught() {
+    let kernel = "expert_gemm_small_plain_f32";
+    let ptx = Arch::Sm90a.ptx();
+    let start = ptx.find(&format!(".entry {kernel}(")).unwrap();
+    let end = start + ptx[start..].find("\n}\n").unwrap();
+    for (right, wrong) in GEMM_FAULTS {
+        assert!(ptx[start..end].contains(right), "{right} is not in the PTX");
+        let ptx = [&ptx[..start], &ptx[start..end].replace(right, wrong), &ptx[end..]].concat();
+        let emulator = Emulator::with_ptx(Arch::Sm90a, Schedule::RoundRobin, &ptx).unwrap();
+        let mut cases = cases_at(&Sizes::FEW);
+        cases.retain(|case| case.name.starts_with(kernel));
+        match first_failure(&emulator, cases) {
+            Err(message) => println!("`{wrong}` for `{right}`: {message}"),
+            Ok(passed) => panic!("`{wrong}` for `{right}` goes unnoticed in {passed} parts"),
+        }
+    }
+}
+
 #[test]
 fn names_are_unique() {
     for cases in [cases(), cases_at(&Sizes::EMULATOR), cases_at(&Sizes::FEW)] {

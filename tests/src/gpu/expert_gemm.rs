@@ -52,6 +52,8 @@ pub struct Form {
     pub dims: fn(u32, u32) -> Option<Dims>,
     /// Other numbers of threads that must give the same bytes.
     pub threads: &'static [u32],
+    /// Bits of `fold_alpha` that change no result.
+    pub flags: u32,
 }
 
 /// The decode form.
@@ -63,6 +65,7 @@ pub static SMALL: Form = Form {
     },
     dims: small::dims,
     threads: &[32, 96, 512, 768],
+    flags: small::ROUTING_SETTLED,
 };
 
 /// The prefill form. Its dimensions but for the grid are fixed.
@@ -74,6 +77,7 @@ pub static WIDE: Form = Form {
     },
     dims: |_, sms| Some(wide::dims::<wide::layout::Wide>(sms)),
     threads: &[],
+    flags: 0,
 };
 
 /// The form between the two.
@@ -85,6 +89,7 @@ pub static NARROW: Form = Form {
     },
     dims: |_, sms| Some(wide::dims::<wide::layout::Narrow>(sms)),
     threads: &[],
+    flags: 0,
 };
 
 /// One set of inputs.
@@ -106,6 +111,8 @@ pub struct Problem {
     pub gather: bool,
     /// Multiplies the scales first.
     pub fold: bool,
+    /// Other bits of the argument that says so.
+    pub flags: u32,
     /// SwiGLU clamp.
     pub limit: f32,
     /// Elements between rows of the output beyond its columns.
@@ -148,6 +155,7 @@ impl Problem {
             chunk: None,
             gather: true,
             fold: false,
+            flags: 0,
             limit: 10.0,
             gap: 0,
         }
@@ -347,7 +355,7 @@ impl Problem {
             Value::U32(tile_count),
             Value::U32(self.features as u32),
             Value::U32(self.out_stride() as u32),
-            Value::U32(u32::from(self.fold)),
+            Value::U32(u32::from(self.fold) | self.flags),
         ]);
         if self.kind.has_up() {
             values.push(Value::F32(self.limit));
@@ -444,7 +452,13 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         let mut parts = Vec::new();
         for &(features, k) in shapes {
             let problem = Problem::new(kind, &COUNTS, features, k);
-            parts.push((problem.clone(), vec![]));
+            // Few warps, so that rings go round.
+            let others: Vec<_> = if sizes.size == Size::Few {
+                form.threads.first().map(|&threads| (1, threads)).into_iter().collect()
+            } else {
+                vec![]
+            };
+            parts.push((problem.clone(), others));
             let limit = f32::INFINITY;
             parts
                 .push((Problem { fold: true, gather: false, segment: 16, gap: 3, limit, ..problem }, vec![]));

@@ -12,7 +12,7 @@ use ptx_emulator::syntax::ast::Item;
 use ptx_emulator::syntax::parse;
 
 use super::emulator::Emulator;
-use super::{Case, Sizes, cases_at};
+use super::{Case, Sizes, cases_at, routing};
 
 /// Schedules, by what is likely to notice most: warps in turn, consumers first, late copies.
 pub const SCHEDULES: [&str; 3] = ["round-robin", "consumer-first", "async-late"];
@@ -49,6 +49,7 @@ pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
 /// The cases of a kernel.
 pub fn cases_of(kernel: &Launch, sizes: &Sizes) -> Vec<Case> {
     let mut cases = cases_at(sizes);
+    cases.extend(routing::cases(routing::Scale::Few));
     cases.retain(|case| case.name.split('/').next() == Some(kernel.name));
     cases
 }

@@ -51,8 +51,9 @@ impl Problem {
         let tokens = self.tokens.min(self.max_tokens);
         let slots = self.max_tokens * self.top_k;
         // Routed rows in another order than slots; a fifth of the slots has none.
-        let slot_row: Vec<u32> =
-            (0..slots).map(|s| if hash(s as u64) % 5 == 0 { NONE } else { (slots - 1 - s) as u32 }).collect();
+        let slot_row: Vec<u32> = (0..slots)
+            .map(|s| if hash(s as u64).is_multiple_of(5) { NONE } else { (slots - 1 - s) as u32 })
+            .collect();
         let weights: Vec<f32> = (0..slots).map(|s| uniform(s as u64 + 7) * 2.5).collect();
         let rows = slots + self.max_tokens;
         let value = |i: usize, salt: u64| match hash(i as u64 ^ salt) % 4001 {

@@ -259,7 +259,7 @@ pub fn check_nvfp4(p: Rows, is_f32: bool, gather: bool, mode: Mode, device: &dyn
 pub fn check_amax(p: Rows, is_f32: bool, split: Option<usize>, device: &dyn Device, grid: u32) -> Check {
     let mut row_amax = vec![f32::from_bits(poison_u32()); p.max_rows];
     // One that nothing reaches, one that something may.
-    let start = if p.rows % 2 == 0 { 0 } else { 1f32.to_bits() };
+    let start = if p.rows.is_multiple_of(2) { 0 } else { 1f32.to_bits() };
     let mut amax = [start; 2];
     for row in p.done() {
         let bits = amax_bits_of(&p.values(row));
@@ -294,8 +294,11 @@ pub fn check_amax(p: Rows, is_f32: bool, split: Option<usize>, device: &dyn Devi
 /// Sets of rows: shapes, then gaps and masks, then counts.
 fn problems(scale: Scale) -> Vec<Rows> {
     let rows: &[usize] = scale.pick(&[7], &[0, 1, 11], &[0, 1, 2, 7, 127, 128, 129, 1000, 8192]);
-    let ks: &[usize] =
-        scale.pick(&[336], &[16, 336, 2880], &[16, 512, 2048, 2304, 2880, 3072, 4096, 5120, 7168, 16384]);
+    let ks: &[usize] = scale.pick(
+        &[336, 1040],
+        &[16, 336, 2880],
+        &[16, 512, 2048, 2304, 2880, 3072, 4096, 5120, 7168, 16384],
+    );
     let mut all = Vec::new();
     for (i, &n) in rows.iter().enumerate() {
         for (j, &k) in ks.iter().enumerate() {

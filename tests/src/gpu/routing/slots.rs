@@ -101,7 +101,7 @@ impl Problem {
                     _ => any,
                 },
                 Ids::Nobody => {
-                    if self.first > 0 && h % 2 == 0 {
+                    if self.first > 0 && h.is_multiple_of(2) {
                         any % self.first as i32
                     } else {
                         -7
@@ -131,8 +131,8 @@ impl Problem {
         let is_finite = |t: usize| b_scale.as_ref().is_none_or(|s| !s[t].is_nan());
         let mut of_expert = vec![Vec::new(); self.local];
         let mut stats = [10u32, 20, 30, 40, 50, 60, 70, 80];
-        for slot in 0..tokens * self.top_k {
-            let id = i64::from(ids[slot]);
+        for (slot, &id) in ids.iter().enumerate().take(tokens * self.top_k) {
+            let id = i64::from(id);
             if id < 0 || id >= self.experts as i64 {
                 stats[0] += 1;
             } else if !(self.first..self.first + self.local).contains(&(id as usize)) {
@@ -234,6 +234,39 @@ impl Problem {
     }
 }
 
+/// `count_slots` alone: the rows of each expert in each chunk of slots.
+fn check_counts(p: Problem, device: &dyn Device, chunks: u32) -> Check {
+    let (ids, b_scale) = (p.topk_ids(), p.b_scale());
+    let slots = p.tokens.min(p.max_tokens) * p.top_k;
+    let share = slots.div_ceil(chunks as usize).next_multiple_of(32);
+    let mut want = vec![0u32; chunks as usize * p.local];
+    let mut stats = [0u32; 8];
+    for (slot, &id) in ids.iter().enumerate().take(slots) {
+        let is_finite = b_scale.as_ref().is_none_or(|s| !s[slot / p.top_k].is_nan());
+        stats[2] += u32::from(!is_finite && slot.is_multiple_of(p.top_k));
+        match usize::try_from(id).ok().filter(|&id| id < p.experts) {
+            None => stats[0] += 1,
+            Some(id) if !(p.first..p.first + p.local).contains(&id) => stats[1] += 1,
+            Some(id) if is_finite => want[slot / share * p.local + id - p.first] += 1,
+            Some(_) => {}
+        }
+    }
+    let (ids, tokens) = (bytes(&ids), (p.tokens as u32).to_le_bytes());
+    let b_scale = b_scale.map(|s| bytes(&s));
+    let (mut counts, mut got_stats) = (poisoned::<u32>(want.len()), bytes(&[0u32; 8]));
+    let mut values = vec![
+        Value::In(&ids),
+        optional(b_scale.as_ref()),
+        Value::In(&tokens),
+        Value::Out(&mut counts),
+        Value::Out(&mut got_stats),
+    ];
+    values.extend([p.max_tokens, p.top_k, p.experts, p.first, p.local].map(|n| Value::U32(n as u32)));
+    run(device, COUNT, chunks, 0, &mut values)?;
+    expect_u32("chunk_counts", &counts, &want)?;
+    expect_u32("stats", &got_stats, &stats)
+}
+
 /// Every case.
 pub fn cases(scale: Scale) -> Vec<Case> {
     let tokens: &[usize] =
@@ -255,6 +288,26 @@ pub fn cases(scale: Scale) -> Vec<Case> {
     let forms: &[Option<u32>] =
         scale.pick(&[None, Some(3)], &[None, Some(1), Some(5)], &[None, Some(1), Some(7), Some(64)]);
     let mut cases = Vec::new();
+    for ids in KINDS {
+        let mut case = Case::new(COUNT, format!("{ids:?}").to_lowercase());
+        for (i, &n) in tokens.iter().enumerate() {
+            let (experts, first, local, top_k, tile) = shapes[i % shapes.len()];
+            let p = Problem {
+                max_tokens: n,
+                tokens: n,
+                top_k,
+                experts,
+                first,
+                local,
+                shared: false,
+                tile,
+                ids,
+                non_finite: i % 2 == 0,
+            };
+            case.part(p, n * top_k, move |device| check_counts(p, device, 1 + i as u32 * 3));
+        }
+        cases.push(case);
+    }
     for &form in forms {
         let (kernel, name) = form.map_or((SORT, String::new()), |n| (PLACE, format!("chunks={n}/")));
         for ids in KINDS {
