@@ -1,0 +1,53 @@
+//! Faults planted in the PTX of the wide form of the expert GEMMs: each is caught by its cases on the emulator.
+
+use kernels::launch::Arch;
+use megamoe_tests::gpu::emulator::Emulator;
+use megamoe_tests::gpu::{Sizes, cases_at};
+use ptx_emulator::machine::Schedule;
+
+/// What stands there, and what stands there instead.
+const FAULTS: [(&str, &str); 8] = [
+    // Gathered rows are not shown to wgmma, or announced before they are there.
+    ("fence.proxy.async.shared::cta;", ""),
+    ("cp.async.wait_group 5;", "cp.async.wait_group 7;"),
+    // The second k16 step takes the columns of the first.
+    ("4611686293305360386", "4611686293305360384"),
+    // Accumulators are read, and stages given back, while wgmma runs.
+    ("wgmma.wait_group.sync.aligned \t0;", "wgmma.wait_group.sync.aligned \t1;"),
+    ("wgmma.wait_group.sync.aligned \t1;", "wgmma.wait_group.sync.aligned \t7;"),
+    // Values 0 and 1 of a word change places; both rows take the scale of one.
+    ("0x1404U", "0x0414U"),
+    ("mov.b32 p, {h, h};", "mov.b32 p, {l, l};"),
+    // Nobody waits for a stage.
+    ("mbarrier.try_wait.parity.shared::cta.b64 done", "setp.eq.b32 done, %r1, %r1; //"),
+];
+
+#[test]
+fn every_fault_is_caught() {
+    let kernel = "expert_gemm_wide_plain_f32";
+    let ptx = Arch::Sm90a.ptx();
+    let start = ptx.find(&format!(".entry {kernel}(")).unwrap();
+    let end = start + ptx[start..].find("\n}\n").unwrap();
+    for (right, wrong) in FAULTS {
+        assert!(ptx[start..end].contains(right), "{right} is not in the PTX");
+        let ptx = [&ptx[..start], &ptx[start..end].replace(right, wrong), &ptx[end..]].concat();
+        let emulator = Emulator::with_ptx(Arch::Sm90a, Schedule::RoundRobin, &ptx).unwrap();
+        let mut passed = 0;
+        let failure = cases_at(&Sizes::FEW)
+            .into_iter()
+            .filter(|case| case.name.starts_with(kernel))
+            .find_map(|case| match case.run(&emulator) {
+                Err(message) => Some(message),
+                Ok(ran) => {
+                    passed += ran.passed;
+                    None
+                }
+            });
+        match failure {
+            Some(message) => {
+                println!("`{wrong}` for `{right}`: {}", message.lines().next().unwrap_or_default())
+            }
+            None => panic!("`{wrong}` for `{right}` goes unnoticed in {passed} parts"),
+        }
+    }
+}
