@@ -15,7 +15,8 @@ pub struct KernelSet {
     context: Context,
     arch: Arch,
     multiprocessors: u32,
-    kernels: Arc<HashMap<&'static str, Kernel>>,
+    /// A kernel that the driver refuses is an error when it is wanted: the others still run.
+    kernels: Arc<HashMap<&'static str, std::result::Result<Kernel, String>>>,
 }
 
 impl KernelSet {
@@ -24,7 +25,11 @@ impl KernelSet {
         let arch = kernels.arch();
         let mut found = HashMap::new();
         for launch in TABLE.iter().filter(|launch| launch.archs.contains(&arch)) {
-            found.insert(launch.name, kernels.get(launch)?);
+            let kernel = kernels.get(launch).map_err(|error| {
+                tracing::warn!("{}: {error}", launch.name);
+                error.to_string()
+            });
+            found.insert(launch.name, kernel);
         }
         let multiprocessors = context.device().multiprocessors()?;
         Ok(KernelSet { context: context.clone(), arch, multiprocessors, kernels: Arc::new(found) })
@@ -72,9 +77,13 @@ impl runtime::Queue for CudaQueue<'_> {
 
     unsafe fn launch(&self, dims: Dims, args: Args, dependent: bool) -> Result<()> {
         let name = args.launch().name;
-        let kernel = self.set.kernels.get(name).ok_or_else(|| {
-            Error::unsupported(name, format!("no such kernel for {}", self.set.arch.name()))
-        })?;
+        let kernel = match self.set.kernels.get(name) {
+            Some(Ok(kernel)) => kernel,
+            Some(Err(why)) => return Err(Error::unsupported(name, why)),
+            None => {
+                return Err(Error::unsupported(name, format!("no such kernel for {}", self.set.arch.name())));
+            }
+        };
         // SAFETY: the caller's; the stream is alive.
         unsafe { kernel.launch_as(self.stream, dims, args, dependent) }
     }

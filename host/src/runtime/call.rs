@@ -9,6 +9,7 @@ use super::image::{MatrixRegions, NUMBERS};
 use super::plan::{LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::rows::{self, Scales};
 use super::shape::{Packed, SharedKind};
+use super::shared::SharedCall;
 use super::workspace::{ROW_TILE, STATS, WorkspaceLayout};
 use super::{Args, DevicePtr, Queue, Region, grids};
 use crate::options::{ActScale, ActScaleL2, Activations, Part};
@@ -37,28 +38,31 @@ impl Call<'_> {
         // SAFETY: the caller's.
         unsafe {
             let tokens = self.tokens()?;
-            let weights = self.swiglu(tokens)?;
+            let (ids, weights) = self.swiglu(tokens)?;
+            if let Some(shared) = self.shared(tokens) {
+                shared.enqueue(ids)?;
+            }
             self.prepare_h()?;
             self.results(weights, tokens)
         }
     }
 
-    /// Everything up to SwiGLU's results. Returns the routing weights.
-    pub(super) unsafe fn swiglu(&self, tokens: DevicePtr) -> Result<DevicePtr> {
+    /// Everything up to SwiGLU's results. Returns expert ids and routing weights.
+    pub(super) unsafe fn swiglu(&self, tokens: DevicePtr) -> Result<(DevicePtr, DevicePtr)> {
         // SAFETY: the caller's.
         unsafe {
             let (ids, weights) = self.route(tokens)?;
             self.prepare_tokens(tokens, ids)?;
             self.l1()?;
-            Ok(weights)
+            Ok((ids, weights))
         }
     }
 
-    fn region(&self, region: Region) -> DevicePtr {
+    pub(super) fn region(&self, region: Region) -> DevicePtr {
         region.at(self.at)
     }
 
-    fn quantised(&self) -> bool {
+    pub(super) fn quantised(&self) -> bool {
         self.plan.options().activations == Activations::Nvfp4
     }
 
@@ -66,6 +70,22 @@ impl Call<'_> {
     fn parts(&self) -> (bool, bool) {
         let folded = self.plan.shape().shared == SharedKind::Folded;
         (self.io.part != Part::Shared, folded && self.io.part != Part::Routed)
+    }
+
+    /// Counters that nobody reads.
+    pub(super) fn unread_stats(&self) -> DevicePtr {
+        self.region(self.layout.stats).byte_add(4 * STATS as u64 / 2)
+    }
+
+    /// The shared expert, if it is computed and apart.
+    fn shared(&self, tokens: DevicePtr) -> Option<SharedCall<'_>> {
+        let (SharedKind::Apart { intermediate }, Some(at)) =
+            (self.plan.shape().shared, &self.plan.image().shared)
+        else {
+            return None;
+        };
+        let wanted = self.io.part != Part::Routed;
+        wanted.then_some(SharedCall { call: self, at, work: &self.layout.shared, intermediate, tokens })
     }
 
     /// First group and number of groups that are computed: local experts, then a folded shared one.
@@ -102,7 +122,7 @@ impl Call<'_> {
         }
     }
 
-    unsafe fn launch(&self, dims: Dims, args: Args) -> Result<()> {
+    pub(super) unsafe fn launch(&self, dims: Dims, args: Args) -> Result<()> {
         // SAFETY: the caller's. Every kernel of a layer waits for the one in front of it by itself.
         unsafe { self.queue.launch(dims, args, true) }
     }
@@ -178,7 +198,7 @@ impl Call<'_> {
         let (counts, offsets) = (self.region(self.layout.counts), self.region(self.layout.offsets));
         let (row_token, slot_row) = (self.region(self.layout.row_token), self.region(self.layout.slot_row));
         // The counters of slots that are not asked for go into the second half.
-        let stats = self.region(self.layout.stats).byte_add(if routed { 0 } else { 4 * STATS as u64 / 2 });
+        let stats = if routed { self.region(self.layout.stats) } else { self.unread_stats() };
         let max_tokens = self.io.max_tokens as u32;
         let sizes = |args: Args| {
             args.u32("max_tokens", max_tokens)
@@ -281,7 +301,7 @@ impl Call<'_> {
     }
 
     /// Counter of saturated blocks of L1 (0) or L2 (1).
-    fn saturated(&self, which: u64) -> DevicePtr {
+    pub(super) fn saturated(&self, which: u64) -> DevicePtr {
         self.region(self.layout.stats).byte_add(4 * (STAT_SATURATED + which))
     }
 
@@ -372,7 +392,7 @@ impl Call<'_> {
 
     /// L1's results measured: maxima of the rows of the call, of SwiGLU's routed results and of the shared expert's,
     /// as bits, in the first three words of the tensor scales.
-    pub(super) unsafe fn measure_h(&self) -> Result<()> {
+    pub(super) unsafe fn measure_h(&self, ids: DevicePtr, tokens: DevicePtr) -> Result<()> {
         let shape = self.plan.shape();
         let source = rows::Source {
             x: self.region(self.layout.h_f32),
@@ -386,7 +406,11 @@ impl Call<'_> {
         // SAFETY: the caller's.
         unsafe {
             self.queue.fill_u32(maxima, 0, 2)?;
-            self.h_maxima(source, maxima)
+            self.h_maxima(source, maxima)?;
+            match self.shared(tokens) {
+                Some(shared) => shared.measure_h(ids),
+                None => Ok(()),
+            }
         }
     }
 
@@ -436,6 +460,10 @@ impl Call<'_> {
                 self.gemm(Epilogue::Plain, plan.image().l2, shape.l2(), operand, output)?;
                 // The shared expert's rows begin at the last but one offset.
                 let shared_row = if folded { DevicePtr(self.rows().0 - 4) } else { DevicePtr::NULL };
+                let shared = match self.shared(tokens) {
+                    Some(_) => self.region(self.layout.shared.y).byte_add(4 * column as u64),
+                    None => DevicePtr::NULL,
+                };
                 let elements = (self.io.max_tokens * columns).div_ceil(1024) as u32;
                 self.launch(
                     grids::blocks(&combine::LAUNCH, elements.min(3 * self.queue.multiprocessors())),
@@ -444,7 +472,7 @@ impl Call<'_> {
                         .input("slot_row", self.region(self.layout.slot_row))
                         .input("topk_weights", weights)
                         .input("shared_row", shared_row)
-                        .input("shared", DevicePtr::NULL)
+                        .input("shared", shared)
                         .input("b_scale", self.token_scale())
                         .output("out", at(self.io.output, 2 * column))
                         .output("out_f32", at(self.io.output_f32, 4 * column))

@@ -3,13 +3,15 @@
 //! Matrices go over as the checkpoint stores them, one expert at a time through a staging buffer, and `repack_nvfp4`
 //! brings them into fragment order there.
 
-use kernels::fragment;
+use kernels::fragment::{self, RowOrder};
+use kernels::repack_nvfp4;
 
 use super::shape::{LayerOptions, LayerShape, Packed, SharedKind};
-use super::{Device, DevicePtr, Region, Regions};
+use super::shared::SharedRegions;
+use super::{Args, Device, DevicePtr, Memory, Region, Regions};
 use crate::cpu::scales::{self, Scales, Who};
 use crate::options::{ActScale, ActScaleL2, Activations};
-use crate::weights::{LayerWeights, Linear, Nvfp4Matrix, Selection};
+use crate::weights::{LayerWeights, Linear, Nvfp4Matrix, Selection, SharedExpertWeights};
 use crate::{Error, Result};
 
 /// Token counts that lie ready in the image.
@@ -44,6 +46,8 @@ pub struct ImageLayout {
     pub bias: Region,
     /// i32 `[vocab_size, top_k]`, or empty.
     pub tid2eid: Region,
+    /// A shared expert that is apart.
+    pub shared: Option<SharedRegions>,
     /// u32 `[NUMBERS]`: 0, 1, 2, ...: a token count that the host knows is an address in here.
     pub numbers: Region,
 }
@@ -82,7 +86,8 @@ impl ImageLayout {
         let l1_scale = regions.add("constant L1 scales", constant(l1_constant), 4)?;
         let l2_scale = regions.add("constant L2 scales", constant(l2_constant), 4)?;
         let numbers = regions.add("token counts", NUMBERS, 4)?;
-        Ok(Self { regions, l1, l2, l1_scale, l2_scale, router, bias, tid2eid, numbers })
+        let shared = SharedRegions::new(layer, shape, &mut regions)?;
+        Ok(Self { regions, l1, l2, l1_scale, l2_scale, router, bias, tid2eid, shared, numbers })
     }
 
     /// Size of the allocation.
@@ -149,6 +154,9 @@ impl ImageLayout {
             let constants = Constants::new(layer, shape, options)?;
             put(device, self.l1_scale, base, &constants.l1)?;
             put(device, self.l2_scale, base, &constants.l2)?;
+            if let (Some(at), Some(shared)) = (&self.shared, &layer.shared) {
+                at.upload(shared, shape, constants.shared, device, base)?;
+            }
             if let Some(router) = &layer.router {
                 put(device, self.router, base, &router.weight)?;
                 match &router.selection {
@@ -168,7 +176,7 @@ fn matrix_ptr(regions: MatrixRegions, packed: Packed, e: usize, base: DevicePtr)
 
 /// # Safety
 /// The region is memory of the device and as large as `values`.
-unsafe fn put<T: bytemuck::NoUninit>(
+pub(super) unsafe fn put<T: bytemuck::NoUninit>(
     device: &dyn Device,
     to: Region,
     base: DevicePtr,
@@ -185,28 +193,44 @@ unsafe fn put<T: bytemuck::NoUninit>(
     unsafe { device.upload(to.at(base), bytes) }
 }
 
+/// Brings a matrix, or gate and up, into fragment order at `to`, on the device.
+///
 /// # Safety
 /// `to` is memory for the packed matrix.
-unsafe fn pack(
+pub(super) unsafe fn pack(
     device: &dyn Device,
     packed: Packed,
     matrix: &Nvfp4Matrix,
     up: Option<&Nvfp4Matrix>,
     to: DevicePtr,
 ) -> Result<()> {
-    fn source(m: &Nvfp4Matrix) -> fragment::RowMajor<'_> {
-        fragment::RowMajor { packed: &m.packed, scales: &m.scales }
+    let order = if up.is_some() { RowOrder::GateUp } else { RowOrder::Plain };
+    debug_assert_eq!(packed.bytes(), fragment::matrix_bytes(order.row_tiles(matrix.rows), packed.k_units));
+    let mut staged = Vec::new();
+    for bytes in [Some(matrix), up].into_iter().flatten().flat_map(|m| [&m.packed, &m.scales]) {
+        staged.push(Memory::of(device, bytes)?);
     }
-    let mut out = vec![0; packed.bytes()];
-    fragment::pack(source(matrix), up.map(source), matrix.rows, matrix.cols, &mut out);
-    // SAFETY: the caller's.
-    unsafe { device.upload(to, &out) }
+    let at = |n: usize| staged.get(n).map_or(DevicePtr::NULL, Memory::ptr);
+    let dims = repack_nvfp4::dims(order, matrix.rows as u32, matrix.cols as u32, device.multiprocessors());
+    let args = Args::new(&repack_nvfp4::LAUNCH)
+        .input("packed", at(0))
+        .input("scales", at(1))
+        .input("up_packed", at(2))
+        .input("up_scales", at(3))
+        .output("out", to)
+        .u32("features", matrix.rows as u32)
+        .u32("k", matrix.cols as u32);
+    // SAFETY: the staged matrices have these shapes and live until the work is finished; `to` is the caller's.
+    unsafe { device.launch(dims, args, false)? };
+    device.synchronize()
 }
 
 /// The constant global scales of the groups, where the options ask for them; else empty.
 struct Constants {
     l1: Vec<f32>,
     l2: Vec<f32>,
+    /// Those of a shared expert that is apart; 1 where there is none.
+    shared: [f32; 2],
 }
 
 impl Constants {
@@ -238,7 +262,25 @@ impl Constants {
             };
             l2.extend(values(scales, groups.len()));
         }
-        Ok(Self { l1, l2 })
+        let mut shared = [1.0; 2];
+        if let (SharedKind::Apart { .. }, Some(SharedExpertWeights { gate, up, down })) =
+            (shape.shared, &layer.shared)
+            && let (Linear::Nvfp4(gate), Linear::Nvfp4(up), Linear::Nvfp4(down)) = (gate, up, down)
+        {
+            let named = |what: &str, m: &Nvfp4Matrix| (format!("shared expert {what}"), m.input_scale);
+            let first = |scales: Scales| values(scales, 1).first().copied().unwrap_or(1.0);
+            let gate_up = [[named("gate", gate), named("up", up)]].into_iter();
+            let down = [named("down", down)].into_iter();
+            shared = [
+                if l1_unknown { f32::NAN } else { first(scales::l1(&options, gate_up)?) },
+                if l2_unknown {
+                    f32::NAN
+                } else {
+                    first(scales::l2(&options, Who::Shared, shape.limit, down)?)
+                },
+            ];
+        }
+        Ok(Self { l1, l2, shared })
     }
 }
 

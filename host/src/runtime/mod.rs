@@ -21,6 +21,7 @@ mod ptr;
 mod regions;
 mod rows;
 pub mod shape;
+pub mod shared;
 pub mod workspace;
 
 pub use args::{Args, MAX_ARGS};

@@ -193,12 +193,13 @@ impl LayerPlan {
         let io = LayerIo { part: Part::All, ..*io };
         let call = Call { plan: self, queue: device, io: &io, layout: &layout, at: workspace };
         let maxima = layout.tensor_scales.at(workspace);
-        let scale = |word: usize| -> Result<f32> {
+        let scale_at = |word: DevicePtr| -> Result<f32> {
             let mut bytes = [0; 4];
-            // SAFETY: a word of the region.
-            unsafe { device.download(maxima.byte_add(4 * word as u64), &mut bytes)? };
+            // SAFETY: a word of the workspace.
+            unsafe { device.download(word, &mut bytes)? };
             Ok(nvfp4::quantize::tensor_scale_from_amax_bits(u32::from_le_bytes(bytes)))
         };
+        let scale = |word: u64| scale_at(maxima.byte_add(4 * word));
         // SAFETY: the caller's.
         unsafe {
             let tokens = call.tokens()?;
@@ -207,17 +208,37 @@ impl LayerPlan {
             if self.options.act_scale == ActScale::Warmup {
                 let values = vec![l1; self.shape.groups()];
                 device.upload(self.image.l1_scale.at(self.base), bytemuck::cast_slice(&values))?;
+                self.set_shared(device, 0, l1)?;
             }
-            call.swiglu(tokens)?;
-            call.measure_h()?;
-            let (l2_routed, l2_shared) = (scale(2)?, scale(3)?);
+            let (ids, _) = call.swiglu(tokens)?;
+            call.measure_h(ids, tokens)?;
+            let l2_routed = scale(2)?;
+            let l2_shared = match layout.shared.maxima.bytes {
+                0 => scale(3)?,
+                _ => scale_at(layout.shared.maxima.at(workspace))?,
+            };
             if self.options.act_scale_l2 == ActScaleL2::Warmup {
                 let mut values = vec![l2_routed; self.shape.local.len()];
                 values.resize(self.shape.groups(), l2_shared);
                 device.upload(self.image.l2_scale.at(self.base), bytemuck::cast_slice(&values))?;
+                self.set_shared(device, 1, l2_shared)?;
             }
             device.synchronize()?;
             Ok(WarmupScales { l1, l2_routed, l2_shared })
+        }
+    }
+
+    /// Sets the constant scale of L1 (0) or L2 (1) rows of a shared expert that is apart.
+    ///
+    /// # Safety
+    /// The plan is loaded on the device.
+    unsafe fn set_shared(&self, device: &dyn Device, which: u64, scale: f32) -> Result<()> {
+        match &self.image.shared {
+            // SAFETY: a word of the region.
+            Some(at) => unsafe {
+                device.upload(at.scales.at(self.base).byte_add(4 * which), &scale.to_le_bytes())
+            },
+            None => Ok(()),
         }
     }
 }

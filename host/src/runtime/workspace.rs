@@ -2,7 +2,8 @@
 
 use kernels::slots;
 
-use super::shape::{LayerOptions, LayerShape, SharedKind};
+use super::shape::{LayerOptions, LayerShape};
+use super::shared::SharedWorkspace;
 use super::{Region, Regions};
 use crate::Result;
 use crate::options::{ActScale, ActScaleL2, Activations};
@@ -64,12 +65,8 @@ pub struct WorkspaceLayout {
     pub y: Region,
     /// f32 `[4]`: maxima and scales of a whole call.
     pub tensor_scales: Region,
-    /// f16 `[tokens, k]` of a shared expert that is computed apart.
-    pub shared_h: Region,
-    /// f32 `[tokens]`: its row scales.
-    pub shared_h_scale: Region,
-    /// f32 `[tokens, H]`: its result.
-    pub shared_y: Region,
+    /// A shared expert that is apart.
+    pub shared: SharedWorkspace,
 }
 
 impl WorkspaceLayout {
@@ -85,10 +82,6 @@ impl WorkspaceLayout {
             && (options.act_scale == ActScale::TensorDynamic
                 || options.act_scale_l2 == ActScaleL2::TensorDynamic);
         let chunk_columns = chunk_columns(shape.hidden, rows);
-        let apart = match shared_width(shape) {
-            Some(width) => (max_tokens, width.next_multiple_of(64)),
-            None => (0, 0),
-        };
         // First, so that every layer finds them in the same place.
         let stats = regions.add("counters", STATS, 4)?;
         Ok(Self {
@@ -112,9 +105,7 @@ impl WorkspaceLayout {
             h_scale: regions.add("L2 row scales", rows, 4)?,
             y: regions.add("slot results", rows * chunk_columns, 4)?,
             tensor_scales: regions.add("tensor scales", when(tensor, 4), 4)?,
-            shared_h: regions.add("shared SwiGLU results", apart.0 * apart.1, 2)?,
-            shared_h_scale: regions.add("shared row scales", apart.0, 4)?,
-            shared_y: regions.add("shared results", apart.0 * shape.hidden, 4)?,
+            shared: SharedWorkspace::new(shape, options, max_tokens, &mut regions)?,
             regions,
         })
     }
@@ -127,13 +118,6 @@ impl WorkspaceLayout {
     /// Every part with its name.
     pub fn regions(&self) -> &Regions {
         &self.regions
-    }
-}
-
-fn shared_width(shape: &LayerShape) -> Option<usize> {
-    match shape.shared {
-        SharedKind::Apart { intermediate } => Some(intermediate),
-        SharedKind::None | SharedKind::Folded => None,
     }
 }
 
@@ -150,6 +134,7 @@ fn chunk_columns(hidden: usize, rows: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shape::SharedKind;
     use super::*;
 
     fn pro() -> LayerShape {
