@@ -82,6 +82,10 @@ mod bench {
             usize::MAX
         }
 
+        fn has(&self, launch: &Launch) -> bool {
+            self.card.has(launch)
+        }
+
         fn launch(&self, launch: &'static Launch, dims: Dims, values: &mut [Value<'_>]) -> Check {
             let recorded = values
                 .iter()
