@@ -22,7 +22,9 @@ pub use cublas::LIBRARY_ENV;
 pub use report::{json, table};
 pub use shape::{BenchShape, Spread};
 
-use crate::cuda::{Context, CudaDevice, Device, DeviceBuffer, Graph, KernelSet, MoeLayer, Workspace};
+use crate::cuda::{
+    Context, CudaDevice, Device, DeviceBuffer, Graph, KernelSet, MoeLayer, RawStream, Workspace,
+};
 use crate::io::{LayerInput, RoutingSource};
 use crate::metrics::{BAR, Metrics};
 use crate::options::{ForwardOptions, Part};
@@ -46,6 +48,8 @@ pub struct BenchOptions {
     pub options: LayerOptions,
     /// Tokens of each call that are compared with the oracle.
     pub sample: usize,
+    /// Whether the launches are timed apart.
+    pub breakdown: bool,
 }
 
 /// One measured point.
@@ -67,6 +71,8 @@ pub struct Point {
     pub error: Metrics,
     /// Workspace bytes.
     pub workspace: usize,
+    /// Each launch and the time that it adds to those before it, if asked for.
+    pub breakdown: Vec<(&'static str, f64)>,
 }
 
 /// Calls in a graph: different rows and routings.
@@ -190,6 +196,19 @@ impl Bench<'_> {
         }
         timing.sustained_us /= calls.len() as f64;
         timing.cool_us /= calls.len() as f64;
+        let breakdown = if self.options.breakdown {
+            self.breakdown(seconds, |stream, launches| {
+                let mut names = Vec::new();
+                for m in &memory {
+                    // SAFETY: as above.
+                    names = unsafe { self.layer.forward_prefix(stream, &io(m), &workspace, launches)? };
+                }
+                Ok(names)
+            })?
+        } else {
+            Vec::new()
+        };
+        let breakdown = breakdown.into_iter().map(|(name, us)| (name, us / calls.len() as f64)).collect();
         let counts: Vec<Vec<usize>> = calls
             .iter()
             .map(|call| {
@@ -207,9 +226,38 @@ impl Bench<'_> {
             bytes: experts * shape.expert_bytes() as f64,
             flop: (tokens * shape.top_k) as f64 * shape.slot_flop(),
             timing,
+            breakdown,
             error: worst.ok_or_else(|| Error::invalid("bench", "no calls"))?,
             workspace: bytes,
         })
+    }
+
+    /// Times the first launch, the first two, and so on: the differences.
+    fn breakdown(
+        &self,
+        seconds: f64,
+        enqueue: impl Fn(RawStream, usize) -> Result<Vec<&'static str>>,
+    ) -> Result<Vec<(&'static str, f64)>> {
+        let (context, stream) = (self.cuda.kernels().context(), self.cuda.stream());
+        let mut parts = Vec::new();
+        let mut before = 0.0;
+        loop {
+            let mut names = Vec::new();
+            let launches = parts.len() + 1;
+            let graph = Graph::capture(context, |stream| {
+                names = enqueue(stream, launches)?;
+                Ok(())
+            })?;
+            if names.len() < launches {
+                return Ok(parts);
+            }
+            let timing = timing::time(context, stream, seconds / 3.0, || {
+                // SAFETY: all that was recorded is alive.
+                unsafe { graph.replay(stream) }
+            })?;
+            parts.push((names[launches - 1], timing.sustained_us - before));
+            before = timing.sustained_us;
+        }
     }
 
     /// A sample of rows against the oracle.

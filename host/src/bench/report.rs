@@ -86,6 +86,9 @@ pub fn table(report: &Report) -> String {
                     p.error.rel_l2,
                     p.workspace as f64 / 1e6,
                 );
+                for (name, us) in &p.breakdown {
+                    let _ = writeln!(text, "{us:>34.2}  {name}");
+                }
             }
             Err(why) => {
                 let _ = writeln!(text, "{tokens:>6} no time: {why}");
@@ -122,6 +125,7 @@ pub fn json(report: &Report) -> Value {
                     "calc_diff": p.error.calc_diff,
                     "norm_ratio": p.error.norm_ratio,
                     "workspace_bytes": p.workspace,
+                    "breakdown_us": p.breakdown,
                 })
             }
         })

@@ -1,13 +1,17 @@
 //! A layer on a card: weights in one allocation, a workspace shared by all layers, forward calls on the caller's stream.
 
+use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Context, CudaDevice, DeviceBuffer, KernelSet, RawStream, Stream};
+use kernels::launch::{Arch, Dims};
+
+use super::{Context, CudaDevice, CudaQueue, DeviceBuffer, KernelSet, RawStream, Stream};
 use crate::io::Stats;
 use crate::options::WarmupScales;
 use crate::runtime::plan::{LayerIo, LayerPlan};
 use crate::runtime::shape::LayerOptions;
 use crate::runtime::workspace::{STATS, WorkspaceLayout};
+use crate::runtime::{Args, DevicePtr, Queue};
 use crate::weights::LayerWeights;
 use crate::{Error, Result};
 
@@ -141,6 +145,30 @@ impl MoeLayer {
         self.remember(result)
     }
 
+    /// As [`forward`](Self::forward), but only the first `launches` launches are enqueued: for timing them apart.
+    /// Returns the names of those that were.
+    ///
+    /// # Safety
+    /// As [`forward`](Self::forward).
+    pub unsafe fn forward_prefix(
+        &self,
+        stream: impl Into<RawStream>,
+        io: &LayerIo,
+        workspace: &Workspace,
+        launches: usize,
+    ) -> Result<Vec<&'static str>> {
+        self.check_usable()?;
+        self.set.context().check_same(&workspace.context, "workspace")?;
+        // SAFETY: the caller's.
+        let result = unsafe {
+            let queue =
+                Prefix { queue: self.set.on(stream.into()), most: launches, names: RefCell::default() };
+            let done = self.plan.enqueue(&queue, io, workspace.buffer.ptr(), workspace.bytes());
+            done.map(|()| queue.names.into_inner())
+        };
+        self.remember(result)
+    }
+
     /// Measures the constants of the `Warmup` policies on a calibration batch, and waits.
     ///
     /// # Safety
@@ -181,5 +209,42 @@ impl MoeLayer {
             failed.get_or_insert_with(|| error.to_string());
         }
         result
+    }
+}
+
+/// A queue that lets the first launches through and drops the others.
+struct Prefix<'k> {
+    queue: CudaQueue<'k>,
+    most: usize,
+    names: RefCell<Vec<&'static str>>,
+}
+
+impl Queue for Prefix<'_> {
+    fn arch(&self) -> Arch {
+        self.queue.arch()
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.queue.multiprocessors()
+    }
+
+    unsafe fn launch(&self, dims: Dims, args: Args, dependent: bool) -> Result<()> {
+        let mut names = self.names.borrow_mut();
+        if names.len() == self.most {
+            return Ok(());
+        }
+        names.push(args.launch().name);
+        // SAFETY: the caller's.
+        unsafe { self.queue.launch(dims, args, dependent) }
+    }
+
+    unsafe fn fill_u8(&self, to: DevicePtr, value: u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.queue.fill_u8(to, value, bytes) }
+    }
+
+    unsafe fn fill_u32(&self, to: DevicePtr, value: u32, words: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.queue.fill_u32(to, value, words) }
     }
 }

@@ -34,6 +34,9 @@ pub struct BenchArgs {
     /// Output rows of each call that are compared with the oracle.
     #[arg(long, default_value_t = 2)]
     sample: usize,
+    /// Also time each launch apart.
+    #[arg(long)]
+    breakdown: bool,
     /// Writes the results as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -85,6 +88,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             ..LayerOptions::default()
         },
         sample: args.sample.max(1),
+        breakdown: args.breakdown,
     };
     let report = bench::run(&options, &mut |what| tracing::info!("{what}"))?;
     print!("{}", bench::table(&report));
