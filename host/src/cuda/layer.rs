@@ -10,7 +10,7 @@ use crate::io::Stats;
 use crate::options::WarmupScales;
 use crate::runtime::plan::{LayerIo, LayerPlan};
 use crate::runtime::shape::LayerOptions;
-use crate::runtime::workspace::{STATS, WorkspaceLayout};
+use crate::runtime::workspace::{STATS, WorkspaceLayout, stats};
 use crate::runtime::{Args, DevicePtr, Queue};
 use crate::weights::LayerWeights;
 use crate::{Error, Result};
@@ -47,15 +47,8 @@ impl Workspace {
         let mut bytes = [0; 4 * STATS];
         let len = bytes.len().min(self.buffer.bytes());
         self.buffer.copy_to_host_at(stream, 0, &mut bytes[..len])?;
-        let word = |n: usize| u64::from(u32::from_le_bytes(core::array::from_fn(|i| bytes[4 * n + i])));
-        Ok(Stats {
-            invalid_slots: word(0),
-            foreign_slots: word(1),
-            non_finite_rows: word(2),
-            invalid_tokens: word(3),
-            saturated_blocks_l1: word(4),
-            saturated_blocks_l2: word(5),
-        })
+        let words = core::array::from_fn(|n| u32::from_le_bytes(core::array::from_fn(|i| bytes[4 * n + i])));
+        Ok(stats(&words))
     }
 
     /// Size.

@@ -5,11 +5,11 @@ use half::bf16;
 
 use super::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::shape::LayerOptions;
-use super::workspace::STATS;
+use super::workspace::{STATS, stats};
 use super::{Device, DevicePtr, Memory};
 use crate::Error;
 use crate::error::Result;
-use crate::io::{LayerInput, LayerOutput, Routing, RoutingSource, Stats};
+use crate::io::{LayerInput, LayerOutput, Routing, RoutingSource};
 use crate::options::{ForwardOptions, Part, WarmupScales};
 use crate::weights::LayerWeights;
 
@@ -66,15 +66,10 @@ impl<'d> HostLayer<'d> {
             unsafe { self.device.download(region.at(workspace.ptr()), &mut out)? };
             Ok(out)
         };
-        let stats: Vec<u64> = words(&word(layout.stats, 32)?).map(u64::from).collect();
-        output.stats = Stats {
-            invalid_slots: stats[0],
-            foreign_slots: stats[1],
-            non_finite_rows: stats[2],
-            invalid_tokens: stats[3],
-            saturated_blocks_l1: stats[4],
-            saturated_blocks_l2: stats[5],
-        };
+        let counted = word(layout.stats, 4 * STATS)?;
+        let mut counters = [0; STATS];
+        counters.iter_mut().zip(words(&counted)).for_each(|(to, from)| *to = from);
+        output.stats = stats(&counters);
         let slots = shape.slots(input.tokens);
         if part != Part::Shared {
             output.routing = match input.routing {

@@ -6,6 +6,7 @@ use super::shape::{LayerOptions, LayerShape};
 use super::shared::SharedWorkspace;
 use super::{Region, Regions};
 use crate::Result;
+use crate::io::Stats;
 use crate::options::{ActScale, ActScaleL2, Activations};
 
 /// Most bytes of the slot results that are alive at a time: above this, L2 and the combination go through H in
@@ -18,8 +19,22 @@ pub const ROW_TILE: u32 = 1;
 
 /// Words of counters at the start of a workspace: those of [`Stats`](crate::io::Stats) in its order but for the third
 /// and fourth (invalid slots, foreign slots, non-finite rows, invalid tokens, saturated blocks of L1, of L2), and as many
-/// again that nobody reads. Zeroed when the workspace is made; calls only add.
+/// again for slots that are not asked for (a call for the shared expert alone), of which only the non-finite rows are
+/// reported. Zeroed when the workspace is made; calls only add.
 pub const STATS: usize = 16;
+
+/// The counters in a workspace's first [`STATS`] words.
+pub fn stats(words: &[u32; STATS]) -> Stats {
+    let word = |n: usize| u64::from(words[n]);
+    Stats {
+        invalid_slots: word(0),
+        foreign_slots: word(1),
+        non_finite_rows: word(2) + word(STATS / 2 + 2),
+        invalid_tokens: word(3),
+        saturated_blocks_l1: word(4),
+        saturated_blocks_l2: word(5),
+    }
+}
 
 /// Where everything of a call lies in the workspace.
 #[derive(Clone, Debug)]
@@ -78,9 +93,9 @@ impl WorkspaceLayout {
         let per_row = quantised && options.act_scale == ActScale::Static;
         let x_rows = if per_row { rows } else { max_tokens };
         let when = |condition: bool, count: usize| if condition { count } else { 0 };
-        let tensor = quantised
-            && (options.act_scale == ActScale::TensorDynamic
-                || options.act_scale_l2 == ActScaleL2::TensorDynamic);
+        let l1_measures = matches!(options.act_scale, ActScale::TensorDynamic | ActScale::Warmup);
+        let l2_measures = matches!(options.act_scale_l2, ActScaleL2::TensorDynamic | ActScaleL2::Warmup);
+        let tensor = quantised && (l1_measures || l2_measures);
         let chunk_columns = chunk_columns(shape.hidden, rows);
         // First, so that every layer finds them in the same place.
         let stats = regions.add("counters", STATS, 4)?;
