@@ -216,7 +216,8 @@ impl Detector {
 
     /// `fence.proxy.async`: all that comes before it in causality order is visible to the async proxy, that is the
     /// accesses of the thread, those of threads that it has synchronised with, and operations that it knows to be
-    /// complete. (PTX ISA 8.9.5 asks for a proxy fence along the path, not for one of the writer.)
+    /// complete. (PTX ISA 8.9.5 asks for a proxy fence along the path, not for one of the
+    /// writer; it spells that out for aliases.)
     pub fn proxy_fence(&mut self, at: (u32, u32), global: bool, shared: bool) {
         let Some(Thread { known, .. }) = self.thread(at) else { return };
         let Clock { seen, fenced_global, fenced_shared, .. } = &mut known.clock;
