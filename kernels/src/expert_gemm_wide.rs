@@ -1,14 +1,14 @@
 //! Grouped GEMM of packed NVFP4 weights with many tokens, by wgmma with the weights in registers (Hopper only).
 //!
-//! Weights are the M side: a consumer warpgroup owns two m64 tiles, whose A fragments each thread expands from packed
+//! Weights are the M side: a warpgroup owns two m64 tiles, whose A fragments each thread expands from packed
 //! words; tokens are the N side, f16 rows gathered into shared memory. Every accumulator is one chain over the k16
 //! steps in ascending order, so a token's results do not depend on the form, the tile or its neighbours.
 //!
 //! | part | who | what |
 //! |---|---|---|
 //! | [`tiles`] | all | the tiles of a block, dealt round-robin over the grid |
-//! | [`consumer`] | two warpgroups | expansion, wgmma, epilogue by [`output`] |
-//! | [`producer`] | one warp | weights by bulk copies, token rows by 16-byte `cp.async` |
+//! | [`loader`] | every warp | its own weights by bulk copies, its share of the token rows by 16-byte `cp.async` |
+//! | [`consumer`] | both warpgroups | expansion, wgmma, epilogue by [`output`] |
 //!
 //! A stage of the ring ([`layout`]) is one k unit (64 columns): the units of the block's row tiles and the same columns
 //! of its tokens. Two forms: [`layout::Wide`] (`expert_gemm_wide_*`) with tiles of up to 128 tokens, [`layout::Narrow`]
@@ -41,11 +41,12 @@ use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
 pub mod layout;
+pub mod loader;
+pub mod notes;
 pub mod output;
-pub mod producer;
 pub mod tiles;
 
-use layout::{Form, Narrow, Wide};
+use layout::{Form, Narrow, THREADS, WARPS, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU`] for shapes.
@@ -144,7 +145,7 @@ pub const ARGS_PLAIN_F32: &[Arg] = args!(Arg::input("alpha", "f32 [experts]: glo
 /// Launch bounds of a form.
 const fn bounds<F: Form>() -> LaunchBounds {
     let () = F::FITS;
-    LaunchBounds::block(F::THREADS).max_registers(F::REGISTERS)
+    LaunchBounds::block(THREADS).max_registers(F::REGISTERS)
 }
 
 const fn launch<F: Form>(name: &'static str, args: &'static [Arg]) -> Launch {
@@ -160,17 +161,17 @@ const fn launch<F: Form>(name: &'static str, args: &'static [Arg]) -> Launch {
 
 /// Dimensions on a device of `sms` multiprocessors. Any grid from one block on gives the same bits.
 pub const fn dims<F: Form>(sms: u32) -> Dims {
-    Dims { grid: [F::BLOCKS_PER_SM * sms, 1, 1], block: [F::THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
+    Dims { grid: [F::BLOCKS_PER_SM * sms, 1, 1], block: [THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
 }
 
 /// The whole kernel.
 ///
 /// # Safety
-/// All threads of a block of `F::THREADS` with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
+/// All threads of a block of [`THREADS`] with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
 /// entries demand.
 #[inline(always)]
 unsafe fn run<F: Form, O: Output>(operands: &Operands, output: &O) {
-    // SAFETY: every thread of the block is here; roles go by whole warpgroups and warps.
+    // SAFETY: every thread of the block is here.
     unsafe {
         let shared = shared::dynamic();
         let thread = thread::thread_idx_x();
@@ -178,8 +179,8 @@ unsafe fn run<F: Form, O: Output>(operands: &Operands, output: &O) {
             let mut at = layout::Position::START;
             let mut slot = 0;
             while slot < F::STAGES {
-                mbarrier::init(shared + at.full::<F>(), producer::FULL_ARRIVALS);
-                mbarrier::init(shared + at.empty::<F>(), F::CONSUMER_WARPS);
+                mbarrier::init(shared + at.full::<F>(), WARPS);
+                mbarrier::init(shared + at.empty::<F>(), WARPS);
                 at.advance::<F>();
                 slot += 1;
             }
@@ -190,11 +191,7 @@ unsafe fn run<F: Form, O: Output>(operands: &Operands, output: &O) {
         grid::wait_for_dependencies();
         grid::launch_dependents();
         let blocks = operands.tile_count.div_ceil(F::ROW_TILES);
-        if thread < 32 * F::CONSUMER_WARPS {
-            consumer::warpgroup::<F, O>(shared, operands, blocks, output);
-        } else {
-            producer::warp::<F>(shared, operands, blocks);
-        }
+        consumer::warpgroup::<F, O>(shared, operands, blocks, output);
     }
 }
 

@@ -154,6 +154,17 @@ pub struct Dims {
 /// Threads of one SM on both architectures.
 const SM_THREADS: u32 = 2048;
 
+/// Whether `blocks` blocks of `warps` warps with `registers` registers a thread fit on one SM at a time: each of its
+/// four sub-partitions has 16384 registers and takes every fourth warp of a block, from a place that may differ from
+/// block to block; registers are given to a warp in steps of 8 for each thread (CUDA C++ Programming Guide, compute
+/// capability 9.x: 64 K registers per multiprocessor; the division into four follows from what launches: nine
+/// warps of 224 do not).
+pub const fn registers_fit(blocks: u32, warps: u32, registers: u32) -> bool {
+    (blocks * warps).div_ceil(4) * 32 * registers.next_multiple_of(8) <= 16384
+}
+
+const _: () = assert!(registers_fit(1, 9, 168) && !registers_fit(1, 9, 176) && registers_fit(2, 8, 128));
+
 impl Launch {
     /// Dimensions for a kernel of [`Geometry::Rows`]: up to `max_rows` rows of `k` elements on a device of `sms`
     /// multiprocessors. One block per row (padding rows up to a multiple of 128 included: they are written too),

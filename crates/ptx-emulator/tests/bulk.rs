@@ -219,6 +219,36 @@ fn stores_and_reductions_to_global() {
     assert_eq!(run(&reduce("add.f32"), 2.5f32.to_bits()), [2.5f32.to_bits(); 128]);
 }
 
+/// Two warps store one tile to one place: no race, whichever is last. Two different tiles are one.
+#[test]
+fn stores_of_one_tile() {
+    let source = |second: &str| {
+        copy_kernel(&format!(
+            "shr.u32 %r5, %r1, 5; and.b32 %r6, %r1, 31; setp.eq.u32 %p2, %r6, 0; mov.u32 %r10, %r6; mov.u32 %r11, {second};\n\
+             st.shared.v2.u32 [%r4], {{%r10, %r11}}; st.shared.v2.u32 [%r4+8], {{%r10, %r11}};\n\
+             fence.proxy.async.shared::cta; bar.sync 0; mad.lo.u32 %r7, %r5, 512, %r2;\n\
+             @!%p2 bra E; cp.async.bulk.global.shared::cta.bulk_group [%rd11], [%r7], 512;\n\
+             cp.async.bulk.commit_group; cp.async.bulk.wait_group 0; E:"
+        ))
+    };
+    for schedule in schedules() {
+        let run = |second: &str| {
+            let mut k = Kernel::new(&source(second), 64).schedule(schedule);
+            let out = k.allocate(512);
+            (k.run(&[Argument::B64(0), Argument::B64(out)]), k.u32s(out, 128))
+        };
+        let (findings, words) = run("7");
+        assert!(findings.is_empty(), "{schedule:?} {findings:?}");
+        assert!((0..32).all(|i| words[4 * i..][..4] == [i as u32, 7, i as u32, 7]), "{words:?}");
+        only(&run("%r5").0, Class::Race);
+    }
+    // Of two CTAs it is one.
+    let mut k = Kernel::new(&source("7"), 32);
+    k.grid = [2, 1, 1];
+    let out = k.allocate(512);
+    only(&k.run(&[Argument::B64(0), Argument::B64(out)]), Class::Race);
+}
+
 #[test]
 fn stores_that_nobody_waits_for() {
     let find = |tail: &str| {

@@ -135,3 +135,36 @@ fn pointers_to_nothing() {
         assert!(error.contains(why), "{body}: {error}");
     }
 }
+
+/// What `assert` compiles to: a trap that says which.
+#[test]
+fn failed_assertions() {
+    let strings = ".extern .func __assertfail (.param .b64 a, .param .b64 b, .param .b32 c, .param .b64 d, .param .b64 e) .noreturn;\n\
+        .global .align 1 .b8 what[6] = {120, 32, 60, 32, 55, 0};\n.global .align 1 .b8 file[4] = {97, 46, 99, 0};\n\
+        .const .align 1 .b8 name[2] = {107, 0};\n";
+    let body = |limit: u32| {
+        format!(
+            "mov.u32 %r3, 1; setp.lt.u32 %p1, %r0, {limit}; @%p1 bra fine;\n\
+             {{ .param .b64 q0; .param .b64 q1; .param .b32 q2; .param .b64 q3; .param .b64 q4;\n\
+             mov.u64 %d2, what; cvta.global.u64 %d2, %d2; st.param.b64 [q0], %d2; mov.u64 %d2, file; cvta.global.u64 %d2, %d2;\n\
+             st.param.b64 [q1], %d2; st.param.b32 [q2], 42; mov.u64 %d2, name; cvta.const.u64 %d2, %d2; st.param.b64 [q3], %d2;\n\
+             st.param.b64 [q4], 1; call.uni __assertfail, (q0, q1, q2, q3, q4); }}\n trap;\n fine:"
+        )
+    };
+    let with = |body: &str| source(body).replace(".visible .entry", &format!("{strings}.visible .entry"));
+    let run = |limit: u32| {
+        let mut kernel = Kernel::new(&with(&body(limit)), 32);
+        let out = kernel.upload(&[0; 128]);
+        (kernel.run(&[ptx_emulator::machine::Argument::B64(out)]), kernel.u32s(out, 32))
+    };
+    let (findings, words) = run(32);
+    assert!(findings.is_empty() && words == [1; 32], "{findings:?}");
+    let (findings, _) = run(7);
+    let found = common::only(&findings, ptx_emulator::check::Class::Trap);
+    assert_eq!(found.message, "assertion `x < 7` failed at a.c:42, in k");
+    assert_eq!(found.place.thread, 7);
+    // Arguments that are no variables are refused.
+    let wrong = with(&body(7)).replace("(q0, q1, q2, q3, q4)", "(q0, q1, q2, q3, 1)");
+    let error = ptx_emulator::program::load(&wrong).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("not a .param variable"), "{error}");
+}

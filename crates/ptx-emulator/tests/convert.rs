@@ -280,6 +280,30 @@ fn narrow_formats_agree_with_nvfp4() {
         let (even, odd) = nvfp4::e2m1::unpack(a as u8);
         half(nvfp4::e2m1::decode(odd)) << 16 | half(nvfp4::e2m1::decode(even))
     });
+    // To bf16, whose range they all fit into: the upper half of the f32.
+    let wide = |x: f32| if x.is_nan() { 0x7fff } else { u64::from(x.to_bits() >> 16) };
+    let e5m2_value = |b: u64| f(convert(F16, F32, Rounding::Nearest, (b & 0xff) << 8));
+    for (ty, source) in [("e4m3x2", "%a16"), ("e5m2x2", "%a16"), ("e2m1x2", "%a8")] {
+        for flags in ["", ".relu", ".satfinite"] {
+            let value = move |b: u64, odd: bool| {
+                let x = match ty {
+                    "e4m3x2" => nvfp4::e4m3::decode((if odd { b >> 8 } else { b }) as u8),
+                    "e5m2x2" => e5m2_value(if odd { b >> 8 } else { b }),
+                    _ => nvfp4::e2m1::decode(if odd { (b as u8) >> 4 } else { b as u8 & 0xf }),
+                };
+                match flags {
+                    ".relu" if x <= 0.0 => 0,
+                    // The largest of bf16.
+                    ".satfinite" if x.is_infinite() => 0x7f7f | wide(x) & 0x8000,
+                    _ => wide(x),
+                }
+            };
+            let text = format!("cvt.rn{flags}.bf16x2.{ty} %d32, {source};");
+            check_for("sm_100a", &text, Out::B32, &small, move |[a, ..]| {
+                value(a, true) << 16 | value(a, false)
+            });
+        }
+    }
     check("cvt.rn.satfinite.e4m3x2.f16x2 %d16, %b32;", Out::B16, &small, |[_, b, _]| {
         let code = |h: u64| e4m3(convert(F16, F32, Rounding::Nearest, h & 0xffff));
         code(b >> 16) << 8 | code(b)

@@ -362,7 +362,7 @@ fn bulk_copies_between_ctas() {
         &[store, &format!("{WAIT}{READ}")],
         &[("cp.async.bulk.wait_group 0; st", "cp.async.bulk.wait_group.read 0; st"), ("release", "relaxed")],
     );
-    // Ordinary stores, read by a bulk copy of another CTA: the writer's proxy fence is needed.
+    // Ordinary stores, read by a bulk copy of another CTA: a proxy fence between the two, of the writer or of the reader.
     let load = |fence: &str| {
         format!(
             "mbarrier.init.shared::cta.b64 [%r20+64], 1;\n{WAIT}{fence}mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r20+64], 16;\n\
@@ -377,10 +377,22 @@ fn bulk_copies_between_ctas() {
     fault(ONE, &[&writer(""), &load("")], Class::ProxyRace);
     fault(ONE, &[&writer("fence.proxy.async.shared::cta;"), &load("")], Class::ProxyRace);
     fault(ONE, &[&writer("fence.proxy.async;").replace("release", "relaxed"), &load("")], Class::Race);
-    // A fence of the reader's is not the writer's, but for those who rely on it.
-    fault(ONE, &[&writer(""), &load("fence.proxy.async;")], Class::ProxyRace);
+    clean(ONE, &[&writer(""), &load("fence.proxy.async;")]);
+    fault(ONE, &[&writer(""), &load("fence.proxy.async.shared::cta;")], Class::ProxyRace);
+    // Before the reader has synchronised, or before the write, it fences nothing.
+    let early = format!("fence.proxy.async;\n{}", load(""));
+    fault(ONE, &[&writer(""), &early], Class::ProxyRace);
+    fault(ONE, &[&format!("fence.proxy.async; {}", writer("")), &load("")], Class::ProxyRace);
+    // That of a third, if it comes in between.
+    let relay =
+        |fences: [&str; 2]| format!("{} {WAIT}{} st.release.gpu.global.u32 [%rd2], 1;", fences[0], fences[1]);
+    let behind = load("").replace("%rd1]", "%rd2]");
+    clean(ONE, &[&writer(""), &relay(["", "fence.proxy.async;"]), &behind]);
+    fault(ONE, &[&writer(""), &relay(["fence.proxy.async;", ""]), &behind], Class::ProxyRace);
+    // A third that hands nothing on.
+    let aside = format!("{WAIT}fence.proxy.async;");
+    fault(ONE, &[&writer(""), &load(""), &aside], Class::ProxyRace);
     let compatible = Shape { mode: Mode::CutlassCompatible, ..ONE };
-    clean(compatible, &[&writer(""), &load("fence.proxy.async;")]);
     fault(compatible, &[&writer(""), &load("")], Class::ProxyRace);
     // Reductions through one proxy do not race with each other; with those of threads they do.
     let reduce = "st.shared.u32 [%r20], 7; st.shared.u32 [%r20+4], 7; st.shared.u32 [%r20+8], 7; st.shared.u32 [%r20+12], 7; fence.proxy.async;\n\
@@ -392,19 +404,30 @@ fn bulk_copies_between_ctas() {
 
 #[test]
 fn proxy_fences_in_a_cta() {
-    // All threads write shared memory, one issues the store: each needs a fence of its own.
+    // All threads write shared memory, one issues the store: each fences before the barrier, or one that the issuer knows
+    // of does behind it.
     let cta = |writers: &str, issuer: &str| {
         format!(
             "mul.lo.u32 %r1, %r0, 4; add.u32 %r1, %r1, %r20; st.shared.u32 [%r1], %r0; {writers} bar.sync 0;\n\
-             @!%p0 bra END; {issuer} cp.async.bulk.global.shared::cta.bulk_group [%rd0], [%r20], 256; cp.async.bulk.commit_group;\n\
+             setp.eq.u32 %p1, %r0, 40; {issuer} @!%p0 bra END; cp.async.bulk.global.shared::cta.bulk_group [%rd0], [%r20], 256; cp.async.bulk.commit_group;\n\
              cp.async.bulk.wait_group 0;"
         )
     };
     clean(MANY, &[&cta("fence.proxy.async.shared::cta;", "")]);
     fault(MANY, &[&cta("", "")], Class::ProxyRace);
-    fault(MANY, &[&cta("", "fence.proxy.async.shared::cta;")], Class::ProxyRace);
+    // Before the barrier a fence covers its own thread's stores only.
     fault(MANY, &[&cta("@%p0 fence.proxy.async.shared::cta;", "")], Class::ProxyRace);
-    clean(Shape { mode: Mode::CutlassCompatible, ..MANY }, &[&cta("", "fence.proxy.async.shared::cta;")]);
+    fault(MANY, &[&cta("@!%p0 fence.proxy.async.shared::cta;", "")], Class::ProxyRace);
+    clean(MANY, &[&cta("", "fence.proxy.async.shared::cta;")]);
+    clean(MANY, &[&cta("", "@%p0 fence.proxy.async.shared::cta;")]);
+    fault(MANY, &[&cta("", "fence.proxy.async.global;")], Class::ProxyRace);
+    // Of another thread than the issuer: only with another barrier behind it.
+    fault(MANY, &[&cta("", "@%p1 fence.proxy.async.shared::cta;")], Class::ProxyRace);
+    clean(MANY, &[&cta("", "@%p1 fence.proxy.async.shared::cta; bar.sync 0;")]);
+    fault(MANY, &[&cta("", "bar.sync 0; @%p1 fence.proxy.async.shared::cta;")], Class::ProxyRace);
+    // What was written behind the fence is not covered.
+    let late = "fence.proxy.async.shared::cta; bar.sync 0; st.shared.u32 [%r1], 3; bar.sync 0;";
+    fault(MANY, &[&cta("", late)], Class::ProxyRace);
     // cp.async writes through the generic proxy: its completion includes no proxy fence.
     let copy = |fence: &str| {
         format!(

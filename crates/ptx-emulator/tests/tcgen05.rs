@@ -83,6 +83,25 @@ fn packed() {
         .to_owned();
     let got = clean(&program(1, 0, 6, &(body + &dump(0, 4))), 1, &[], 6, Schedule::RoundRobin);
     assert!(got.chunks_exact(6).all(|w| w == [1, 2, 3, 4, 0x0002_0001, 0x0004_0003]), "{:?}", &got[..6]);
+    // The second half of .16x32bx2 is where the immediate says, in columns, whatever is packed.
+    let body = format!(
+        "mov.b32 %x0, 0; tcgen05.st.sync.aligned.32x32b.x16.b32 [%r11], {{{}}};\ntcgen05.wait::st.sync.aligned;\n\
+         mul.lo.u32 %r50, %r1, 65537; add.u32 %x0, %r50, 0x00650064; add.u32 %x1, %r50, 0x00670066;\n\
+         tcgen05.st.sync.aligned.16x32bx2.x2.unpack::16b.b32 [%r11], 6, {{%x0,%x1}};\ntcgen05.wait::st.sync.aligned;\n\
+         tcgen05.ld.sync.aligned.16x32bx2.x2.pack::16b.b32 {{%x4,%x5}}, [%r11], 6;\ntcgen05.wait::ld.sync.aligned;\n\
+         st.global.v2.b32 [%rd2+64], {{%x4,%x5}};\n{}",
+        ["%x0"; 16].join(","),
+        dump(0, 16)
+    );
+    let got = clean(&program(1, 0, 18, &body), 1, &[], 18, Schedule::RoundRobin);
+    for (w, t) in got.chunks_exact(18).zip(0u32..) {
+        let stored = |t: u32| [t + 100, t + 101, t + 102, t + 103];
+        let [a, b, c, d] = stored(t);
+        assert_eq!(w[16..], [b << 16 | a, d << 16 | c], "thread {t}");
+        // The lane of threads t and t + 16.
+        let lane = [&stored(t)[..], &[0; 2], &stored(t + 16), &[0; 6]].concat();
+        assert_eq!(w[..16], if t % 32 < 16 { lane } else { vec![0; 16] }, "lane {t}");
+    }
 }
 
 #[test]

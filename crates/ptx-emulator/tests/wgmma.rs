@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Kernel, only, pattern, schedules, text};
-use ptx_emulator::check::{Class, Finding};
+use ptx_emulator::check::{Class, Finding, Mode};
 use ptx_emulator::machine::{Argument, Schedule};
 
 /// Offset of B in the image of shared memory.
@@ -167,8 +167,10 @@ fn start(
     fragments: &[u32],
     words: usize,
     schedule: Schedule,
+    mode: Mode,
 ) -> (Kernel, u64, Vec<Finding>) {
     let mut k = Kernel::new(source, 128).schedule(schedule);
+    k.checks.mode = mode;
     let arguments = [k.upload(image), k.upload_u32(fragments), k.allocate(128 * 4 * words)];
     let findings = k.run(&arguments.map(Argument::B64));
     (k, arguments[2], findings)
@@ -209,7 +211,7 @@ fn run(case: &Case, schedules: &[Schedule]) {
     let source = kernel_text(case);
     for &schedule in schedules {
         let words = case.n / 2;
-        let (kernel, out, found) = start(&source, &image, &fragments, words, schedule);
+        let (kernel, out, found) = start(&source, &image, &fragments, words, schedule, Mode::StrictPtx);
         let name = format!("{} n{} a {:?} b {:?} {schedule:?}", case.ty, case.n, case.a, case.b);
         assert!(found.is_empty(), "{name}\n{}", text(&found));
         let got = kernel.u32s(out, 128 * words);
@@ -289,7 +291,7 @@ fn wait(n: u32) -> String {
 fn hazards(body: &str, schedule: Schedule) -> Vec<Finding> {
     let layout = k_major(128);
     let source = text_of(body, layout.descriptor(64, 2), layout.descriptor(8, 2), 4);
-    start(&source, &[0; IMAGE], &[0x3f80_3f80; 512], 4, schedule).2
+    start(&source, &[0; IMAGE], &[0x3f80_3f80; 512], 4, schedule, Mode::StrictPtx).2
 }
 
 #[track_caller]
@@ -316,6 +318,52 @@ fn groups() {
     hazard(&format!("{two}{STORE}{}", wait(0)), Class::Wgmma, "before a wgmma.wait_group");
     // Never committed: no wait covers it.
     hazard(&format!("{FENCE}{}{}{STORE}", mma(0, false), wait(0)), Class::Wgmma, "before a wgmma.wait_group");
+}
+
+/// Compilers use accumulators without a wait, and ptxas inserts one: clean, with the right words, in the second mode.
+#[test]
+fn waits_that_are_not_written() {
+    let layout = k_major(128);
+    let image = [0x80, 0x3f].repeat(IMAGE / 2);
+    let words = |body: &str, schedule: Schedule, mode: Mode| {
+        let source = text_of(body, layout.descriptor(64, 2), layout.descriptor(8, 2), 4);
+        let (k, out, found) = start(&source, &image, &[0x3f80_3f80; 512], 4, schedule, mode);
+        (k.u32s(out, 512), found)
+    };
+    let (one, two) = (mma(0, true), mma(1, true));
+    let add =
+        "add.f32 %f4, %f0, %f0;\nadd.f32 %f5, %f1, %f1;\nadd.f32 %f6, %f2, %f2;\nadd.f32 %f7, %f3, %f3;\n";
+    let set = "mov.f32 %f2, 0f42800000;\n";
+    for (body, expected) in [
+        // Read after the commit, before it, and by arithmetic.
+        (format!("{FENCE}{one}{COMMIT}{STORE}{}", wait(0)), [16.0f32; 4]),
+        (format!("{FENCE}{one}{STORE}{COMMIT}{}", wait(0)), [16.0; 4]),
+        (format!("{FENCE}{one}{add}{COMMIT}{}{STORE_1}", wait(0)), [32.0; 4]),
+        // The second of two groups; the first of two in one group.
+        (format!("{FENCE}{one}{COMMIT}{two}{COMMIT}{STORE_1}{}", wait(0)), [16.0; 4]),
+        (format!("{FENCE}{one}{two}{STORE}{COMMIT}{}", wait(0)), [16.0; 4]),
+        // Written: the wgmma has written before.
+        (format!("{FENCE}{one}{COMMIT}{set}{STORE}{}", wait(0)), [16.0, 16.0, 64.0, 16.0]),
+    ] {
+        for schedule in schedules() {
+            let (got, found) = words(&body, schedule, Mode::CutlassCompatible);
+            assert!(found.is_empty(), "{schedule:?}\n{body}{}", text(&found));
+            assert!(
+                got.chunks_exact(4).all(|w| w == expected.map(f32::to_bits)),
+                "{schedule:?}\n{body}{:?}",
+                &got[..4]
+            );
+            let (_, found) = words(&body, schedule, Mode::StrictPtx);
+            only(&found, Class::Wgmma);
+        }
+    }
+    // What no instruction uses is not waited for: an operand overwritten in flight stays a race.
+    let overwrite = "st.shared.b32 [%r2+16384], %r1;\n";
+    let body = format!("{FENCE}{}{COMMIT}{overwrite}{}{STORE}", mma(0, false), wait(0));
+    for schedule in schedules() {
+        let (_, found) = words(&body, schedule, Mode::CutlassCompatible);
+        assert!(found.iter().any(|f| f.class == Class::Race), "{schedule:?}\n{}", text(&found));
+    }
 }
 
 #[test]

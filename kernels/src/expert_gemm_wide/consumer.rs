@@ -1,4 +1,4 @@
-//! A consumer warpgroup: expands weights to A fragments in registers while wgmma runs on the previous ones.
+//! A warpgroup: expands weights to A fragments in registers while wgmma runs on the previous ones.
 
 use cuda_std::convergence::{opaque, opaque_u32};
 use cuda_std::prelude::*;
@@ -7,13 +7,12 @@ use cuda_std::{mbarrier, wgmma};
 
 use super::Operands;
 use super::layout::{CHUNK, CHUNK_BYTES, CHUNK_PITCH, Form, Position, UNIT, WARP_ROW_TILES};
+use super::loader::Loader;
+use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
-use super::tiles::{Tile, Walk};
+use super::tiles::Tile;
 use crate::expand::{self, Table};
 use crate::fragment::CODE_BYTES;
-
-/// 32-token groups of the widest tile, whose scales a lane keeps one of each.
-const SCALE_GROUPS: usize = 4;
 
 /// A lane's weights of one k unit of one row tile.
 #[derive(Clone, Copy)]
@@ -43,16 +42,15 @@ impl Unit {
     }
 }
 
-/// What a consumer warp knows of itself.
+/// What a warp knows of itself.
 #[derive(Clone, Copy)]
 struct Warp {
     /// Dynamic shared memory of the block.
     shared: u32,
-    /// Number among the consumer warps.
+    /// Number among the warps.
     index: u32,
     lane: u32,
-    /// Whether this lane speaks for the warp.
-    speaker: bool,
+    notes: Notes,
     /// For the expansion.
     table: Table,
 }
@@ -76,7 +74,7 @@ impl Warp {
         // SAFETY: the caller's duty.
         unsafe {
             warp::sync_warp(warp::FULL);
-            if opaque(self.speaker) {
+            if opaque(self.lane == 0) {
                 mbarrier::arrive(self.shared + at.empty::<F>());
             }
         }
@@ -94,33 +92,46 @@ impl Warp {
     }
 }
 
-/// Computes every tile of this block.
+/// Brings and computes every tile of this block.
 ///
 /// # Safety
-/// A whole warpgroup of the block, each but the producer once; operands and `output` as the kernel demands;
-/// barriers are initialised; sm_90a.
+/// A whole warpgroup of the block, each once; operands and `output` as the kernel demands; barriers are initialised;
+/// sm_90a.
 #[inline(always)]
 pub unsafe fn warpgroup<F: Form, O: Output>(shared: u32, operands: &Operands, blocks: u32, output: &O) {
     let lane = warp::lane_id();
     let index = thread::thread_idx_x() / 32;
     // SAFETY: the word is there.
     let table = Table::hidden(unsafe { shared::load_u32(shared + F::ZERO_OFFSET) });
-    let me = Warp { shared, index, lane, speaker: lane == 0, table };
-    let mut walk = Walk::new(thread::block_idx_x(), thread::grid_dim_x());
+    let notes = Notes { address: shared + F::NOTES_OFFSET + index * F::NOTES_BYTES };
+    let me = Warp { shared, index, lane, notes, table };
     let mut at = Position::START;
-    let count = |e: u32| {
-        // SAFETY: `counts` has an element per expert.
-        unsafe { *operands.counts.add(e as usize) }
-    };
-    while let Some(tile) = walk.next(operands.experts, blocks, F::WIDTH, count) {
-        // SAFETY: the warpgroup is here, and all of it takes the same arm; the caller's duties.
-        unsafe {
+    // SAFETY: the warpgroup is here, and all of it takes the same arm; the caller's duties.
+    unsafe {
+        notes.start(Who::Consumer);
+        let mut loader = Loader::new::<F>(shared, notes, operands, blocks);
+        // The bound is a number, so that the loop stays one.
+        let mut turn = Position::START;
+        while turn.slot < opaque_u32(F::AHEAD) {
+            loader.fetch::<F>(turn, shared, notes, operands, blocks);
+            if turn.slot >= F::LAG {
+                loader.announce::<F>(turn.slot - F::LAG, shared);
+            }
+            turn.slot += 1;
+        }
+        while let Some(tile) = notes.next::<F>(Who::Consumer, operands, blocks) {
+            notes.set_tile(tile);
+            macro_rules! width {
+                ($n:literal) => {
+                    one_tile::<F, O, $n>(me, operands, blocks, output, &mut loader, &mut at)
+                };
+            }
             match super::width_of::<F>(tile.rows) {
-                16 if F::WIDTH == 32 => one_tile::<F, O, 16>(me, operands, output, tile, &mut at),
-                32 => one_tile::<F, O, 32>(me, operands, output, tile, &mut at),
-                64 if F::WIDTH == 128 => one_tile::<F, O, 64>(me, operands, output, tile, &mut at),
-                96 if F::WIDTH == 128 => one_tile::<F, O, 96>(me, operands, output, tile, &mut at),
-                128 if F::WIDTH == 128 => one_tile::<F, O, 128>(me, operands, output, tile, &mut at),
+                16 if F::WIDTH == 32 => width!(16),
+                32 => width!(32),
+                64 if F::WIDTH == 128 => width!(64),
+                96 if F::WIDTH == 128 => width!(96),
+                128 if F::WIDTH == 128 => width!(128),
                 _ => core::hint::unreachable_unchecked(),
             }
         }
@@ -133,39 +144,41 @@ pub unsafe fn warpgroup<F: Form, O: Output>(shared: u32, operands: &Operands, bl
 unsafe fn one_tile<F: Form, O: Output, const N: usize>(
     me: Warp,
     operands: &Operands,
+    blocks: u32,
     output: &O,
-    tile: Tile,
+    loader: &mut Loader,
     at: &mut Position,
 ) {
     // SAFETY: the caller's duties.
     unsafe {
+        let tile = me.notes.tile();
         let first = *operands.offsets.add(tile.expert as usize) + tile.first;
-        let scales = token_scales::<N>(operands, first, tile.rows, me.lane);
-        let acc = multiply::<F, N>(me, operands.k_units, at);
-        finish::<F, O, N>(me, operands, output, tile, first, scales, &acc);
+        note_scales::<N>(me, operands, first, tile.rows);
+        let acc = multiply::<F, N>(me, operands, blocks, loader, at);
+        let tile = me.notes.tile();
+        let first = *operands.offsets.add(tile.expert as usize) + tile.first;
+        finish::<F, O, N>(me, operands, output, tile, first, &acc);
     }
 }
 
-/// Lane `l` gets the scales of rows `l`, `32 + l`, .. of the tile; those past the end are copies of the last one.
+/// Notes the scales of the tile's tokens.
 ///
 /// # Safety
-/// The rows are rows of the problem.
+/// The whole warp; the rows are rows of the problem.
 #[inline(always)]
-unsafe fn token_scales<const N: usize>(
-    operands: &Operands,
-    first: u32,
-    rows: u32,
-    lane: u32,
-) -> [u32; SCALE_GROUPS] {
-    let mut scales = [0; SCALE_GROUPS];
+unsafe fn note_scales<const N: usize>(me: Warp, operands: &Operands, first: u32, rows: u32) {
     let mut j = 0;
     while j < N.div_ceil(32) {
-        let row = first + (32 * j as u32 + lane).min(rows - 1);
-        // SAFETY: the caller's duty.
-        scales[j] = unsafe { (*operands.b_scale.add(operands.token(row) as usize)).to_bits() };
+        let token = 32 * j as u32 + me.lane;
+        if token < rows {
+            // SAFETY: the caller's duty; the warp reads them after a barrier, and has read the ones before.
+            unsafe {
+                let scale = *operands.b_scale.add(operands.token(first + token) as usize);
+                shared::store_u32(me.notes.scale(token), scale.to_bits());
+            }
+        }
         j += 1;
     }
-    scales
 }
 
 /// The accumulators of the warpgroup's two m64 tiles: one chain over all k16 steps in order.
@@ -173,8 +186,15 @@ unsafe fn token_scales<const N: usize>(
 /// # Safety
 /// As [`warpgroup`]; `k_units` is at least 1.
 #[inline(always)]
-unsafe fn multiply<F: Form, const N: usize>(me: Warp, k_units: u32, at: &mut Position) -> [u32; N] {
+unsafe fn multiply<F: Form, const N: usize>(
+    me: Warp,
+    operands: &Operands,
+    blocks: u32,
+    loader: &mut Loader,
+    at: &mut Position,
+) -> [u32; N] {
     let mut acc = [0u32; N];
+    let k_units = operands.k_units;
     let mut left = k_units;
     // SAFETY: the warpgroup is here; a stage is used between "full" and "empty"; fragments are only overwritten
     // when the group that reads them is done.
@@ -192,6 +212,8 @@ unsafe fn multiply<F: Form, const N: usize>(me: Warp, k_units: u32, at: &mut Pos
             }
             let odd = [units[0].fragment(me.table, 1), units[1].fragment(me.table, 1)];
             wgmma_rs::rs_pair_step(&mut acc, odd[0], odd[1], b + DESCRIPTOR_K16);
+            loader.fetch::<F>(at.ahead::<F>(F::AHEAD), me.shared, me.notes, operands, blocks);
+            loader.announce::<F>(at.ahead::<F>(F::AHEAD - F::LAG).slot, me.shared);
             wgmma::wait_group::<1>();
             even = [units[0].fragment(me.table, 2), units[1].fragment(me.table, 2)];
             wgmma_rs::rs_pair_step(&mut acc, even[0], even[1], b + 2 * DESCRIPTOR_K16);
@@ -227,7 +249,6 @@ unsafe fn finish<F: Form, O: Output, const N: usize>(
     output: &O,
     tile: Tile,
     first: u32,
-    scales: [u32; SCALE_GROUPS],
     acc: &[u32; N],
 ) {
     let staging = me.shared + F::CHUNK_OFFSET + me.index * CHUNK_BYTES;
@@ -235,7 +256,8 @@ unsafe fn finish<F: Form, O: Output, const N: usize>(
     let stored = staging + 4 * (2 * t * CHUNK_PITCH + g);
     // The lane's token of a chunk, and which of the warp's row tiles.
     let (token, half) = (me.lane / 2, me.lane % 2);
-    let loaded = staging + 4 * (token * CHUNK_PITCH + 16 * half);
+    // A tile of eight tokens has half a chunk; lanes without a token take another's and store nothing.
+    let loaded = staging + 4 * (token % N.min(16) as u32 * CHUNK_PITCH + 16 * half);
     let row_tile = tile.block * F::ROW_TILES + me.index * WARP_ROW_TILES + half;
     // SAFETY: the expert exists.
     let alphas = unsafe { output.alphas(tile.expert) };
@@ -246,10 +268,10 @@ unsafe fn finish<F: Form, O: Output, const N: usize>(
         unsafe {
             // Which registers is known per arm only; loading and what follows is there once.
             let mut c = 0;
-            while c < N / 16 {
+            while c < N.div_ceil(16) {
                 if chunk == c as u32 {
                     let mut i = 0;
-                    while i < 8 {
+                    while i < 8 && 8 * c + i < N / 2 {
                         // Register i of a tile: token 8 * (i / 4) + 2t + (i & 1), row g + 8 * (i >> 1 & 1).
                         let place = stored
                             + 4 * ((8 * (i as u32 / 4) + (i as u32 & 1)) * CHUNK_PITCH
@@ -262,14 +284,8 @@ unsafe fn finish<F: Form, O: Output, const N: usize>(
                 c += 1;
             }
             warp::sync_warp(warp::FULL);
-            let from = chunk % 2 * CHUNK + token;
-            let scale = f32::from_bits(match chunk / 2 {
-                0 => warp::shuffle_idx(warp::FULL, scales[0], from),
-                1 => warp::shuffle_idx(warp::FULL, scales[1], from),
-                2 => warp::shuffle_idx(warp::FULL, scales[2], from),
-                _ => warp::shuffle_idx(warp::FULL, scales[3], from),
-            });
             let row = chunk * CHUNK + token;
+            let scale = f32::from_bits(shared::load_u32(me.notes.scale(row.min(tile.rows - 1))));
             let lane = Lane {
                 staged: loaded,
                 scale,

@@ -2,9 +2,11 @@
 
 use cuda_std::wgmma_rs::B_ROW_BYTES;
 
+use super::notes::Notes;
 use crate::fragment::UNIT_BYTES;
+use crate::launch::registers_fit;
 
-/// Adjacent row tiles of one consumer warp: one of each of its warpgroup's two m64 tiles.
+/// Adjacent row tiles of one warp: one of each of its warpgroup's two m64 tiles.
 pub const WARP_ROW_TILES: u32 = 2;
 /// Bytes of the k unit of one row tile.
 pub const UNIT: u32 = UNIT_BYTES as u32;
@@ -18,39 +20,43 @@ pub const CHUNK_BYTES: u32 = CHUNK * CHUNK_PITCH * 4;
 /// Bytes of a barrier.
 const BARRIER: u32 = cuda_std::mbarrier::BYTES;
 
-/// A form of the kernel: how many warps, and how the shared memory is divided.
+/// Warps of a block: two warpgroups. Each brings and computes.
+pub const WARPS: u32 = 8;
+/// Threads of a block.
+pub const THREADS: u32 = 32 * WARPS;
+
+/// A form of the kernel: how wide its tiles are, and how the shared memory is divided.
 pub trait Form {
-    /// Warpgroups that compute, 128 weight rows each.
-    const CONSUMERS: u32;
     /// Widest tile in tokens.
     const WIDTH: u32;
     /// Stages of the ring, one k unit each.
     const STAGES: u32;
+    /// Stages that are brought ahead of the one in use.
+    const AHEAD: u32;
     /// Stages by which the announcement of gathered tokens lags behind their copies.
     const LAG: u32;
-    /// Most registers of a thread. All threads have the same: with an exchange between warpgroups ptxas still
-    /// serialises wgmma whose registers exceed what a thread starts with (C7512).
+    /// Most registers of a thread.
     const REGISTERS: u32;
     /// Blocks on one multiprocessor.
     const BLOCKS_PER_SM: u32;
 
-    /// Warps that compute; they come first, in whole warpgroups.
-    const CONSUMER_WARPS: u32 = Self::CONSUMERS * 4;
-    /// Threads of a block: the consumers and one warp that brings everything.
-    const THREADS: u32 = 32 * (Self::CONSUMER_WARPS + 1);
     /// Row tiles of a block's tile.
-    const ROW_TILES: u32 = Self::CONSUMER_WARPS * WARP_ROW_TILES;
+    const ROW_TILES: u32 = WARPS * WARP_ROW_TILES;
     /// Bytes of a stage's tokens.
     const B_BYTES: u32 = Self::WIDTH * B_ROW_BYTES;
     /// Bytes of a stage's weights.
     const A_BYTES: u32 = Self::ROW_TILES * UNIT;
     /// Offset of the first stage's weights; the tokens start at 0, aligned for the swizzle.
     const A_OFFSET: u32 = Self::STAGES * Self::B_BYTES;
-    /// Offset of the staging areas, one per consumer warp.
+    /// Offset of the staging areas, one per warp.
     const CHUNK_OFFSET: u32 = Self::A_OFFSET + Self::STAGES * Self::A_BYTES;
-    /// Offset of the barriers "stage is full".
-    const FULL_OFFSET: u32 = Self::CHUNK_OFFSET + Self::CONSUMER_WARPS * CHUNK_BYTES;
-    /// Offset of the barriers "stage is empty".
+    /// Offset of the notes, one per warp.
+    const NOTES_OFFSET: u32 = Self::CHUNK_OFFSET + WARPS * CHUNK_BYTES;
+    /// Bytes of a warp's notes.
+    const NOTES_BYTES: u32 = Notes::bytes(Self::WIDTH);
+    /// Offset of the barriers "stage is full": an arrival of every warp, and the bytes of the weights.
+    const FULL_OFFSET: u32 = Self::NOTES_OFFSET + WARPS * Self::NOTES_BYTES;
+    /// Offset of the barriers "stage is empty": an arrival of every warp.
     const EMPTY_OFFSET: u32 = Self::FULL_OFFSET + Self::STAGES * BARRIER;
     /// Offset of a word of zeros, see [`crate::expand::Table::hidden`].
     const ZERO_OFFSET: u32 = Self::EMPTY_OFFSET + Self::STAGES * BARRIER;
@@ -61,11 +67,14 @@ pub trait Form {
     const FITS: () = {
         assert!(Self::B_BYTES.is_multiple_of(1024), "the swizzle's pattern starts at multiples of 1024");
         assert!(Self::A_BYTES.is_multiple_of(16) && CHUNK_BYTES.is_multiple_of(16));
-        assert!(Self::LAG < Self::STAGES);
+        assert!(Self::NOTES_BYTES.is_multiple_of(16));
+        // A stage is announced before its use, and the slot of the next one to bring has been given back by a warp
+        // that is one stage behind.
+        assert!(Self::LAG < Self::AHEAD && Self::AHEAD < Self::STAGES);
         // 227 KiB for one block of an SM; all blocks share 228, each with 1 KiB of its own.
         assert!(Self::SHARED_BYTES <= 232_448);
         assert!(Self::BLOCKS_PER_SM * (Self::SHARED_BYTES + 1024) <= 228 * 1024);
-        assert!(Self::BLOCKS_PER_SM * Self::THREADS * Self::REGISTERS <= 65536);
+        assert!(registers_fit(Self::BLOCKS_PER_SM, WARPS, Self::REGISTERS));
     };
 }
 
@@ -73,11 +82,11 @@ pub trait Form {
 pub struct Wide;
 
 impl Form for Wide {
-    const CONSUMERS: u32 = 2;
     const WIDTH: u32 = 128;
     const STAGES: u32 = 8;
-    const LAG: u32 = 5;
-    const REGISTERS: u32 = 224;
+    const AHEAD: u32 = 6;
+    const LAG: u32 = 2;
+    const REGISTERS: u32 = 248;
     const BLOCKS_PER_SM: u32 = 1;
 }
 
@@ -85,11 +94,11 @@ impl Form for Wide {
 pub struct Narrow;
 
 impl Form for Narrow {
-    const CONSUMERS: u32 = 2;
     const WIDTH: u32 = 32;
     const STAGES: u32 = 7;
-    const LAG: u32 = 5;
-    const REGISTERS: u32 = 112;
+    const AHEAD: u32 = 5;
+    const LAG: u32 = 2;
+    const REGISTERS: u32 = 128;
     const BLOCKS_PER_SM: u32 = 2;
 }
 
@@ -113,6 +122,17 @@ impl Position {
         if self.slot == F::STAGES {
             self.slot = 0;
             self.parity ^= 1;
+        }
+    }
+
+    /// The stage `count` stages on, `count` up to the number of stages.
+    #[inline(always)]
+    pub fn ahead<F: Form>(&self, count: u32) -> Self {
+        let slot = self.slot + count;
+        if slot >= F::STAGES {
+            Self { slot: slot - F::STAGES, parity: self.parity ^ 1 }
+        } else {
+            Self { slot, parity: self.parity }
         }
     }
 
@@ -141,7 +161,7 @@ mod tests {
             at.advance::<Wide>();
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
-        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (223_376, 111_744));
+        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (227_856, 113_152));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What becomes of accumulators: SwiGLU as bf16 or f32, or the scaled sums.
 
+use cuda_std::convergence::opaque_u32;
 use cuda_std::half::bf16x2_from_f32;
 use cuda_std::prelude::*;
 
@@ -104,10 +105,27 @@ unsafe fn staged<const COUNT: usize>(address: u32, first: u32) -> [f32; COUNT] {
 /// As [`Output::store`].
 #[inline(always)]
 unsafe fn swiglu<T>(target: &Target<T>, lane: &Lane, limit: f32) -> [f32; GATE_UP_FEATURES] {
-    // SAFETY: the caller's duty.
-    let (gate, up) = unsafe { (staged(lane.staged, 0), staged(lane.staged, GATE_UP_FEATURES as u32)) };
+    const HALF: usize = GATE_UP_FEATURES / 2;
     let [alpha, alpha_up] = lane.alphas;
-    epilogue::swiglu(gate, up, [lane.scale; GATE_UP_FEATURES], alpha, alpha_up, target.fold, limit)
+    let mut h = [0.0; GATE_UP_FEATURES];
+    // In halves, which take fewer registers.
+    let mut i = 0;
+    while i < 2 {
+        // SAFETY: the caller's duty. The address hides from the compiler that both halves could be loaded at once.
+        let (gate, up) = unsafe {
+            let from = opaque_u32(lane.staged) + 4 * (HALF * i) as u32;
+            (staged(from, 0), staged(from, GATE_UP_FEATURES as u32))
+        };
+        let half: [f32; HALF] =
+            epilogue::swiglu(gate, up, [lane.scale; HALF], alpha, alpha_up, target.fold, limit);
+        let mut j = 0;
+        while j < HALF {
+            h[HALF * i + j] = half[j];
+            j += 1;
+        }
+        i += 1;
+    }
+    h
 }
 
 /// Stores the first `left` of the words, by 16 bytes if `wide`.

@@ -21,13 +21,13 @@ pub struct Tile {
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
     /// Number of the next tile among all.
-    tile: u32,
+    pub(super) tile: u32,
     /// Tiles from one to the next: blocks of the grid.
-    stride: u32,
+    pub(super) stride: u32,
     /// The expert that `base` belongs to.
-    expert: u32,
+    pub(super) expert: u32,
     /// Tiles of all experts before.
-    base: u32,
+    pub(super) base: u32,
 }
 
 impl Walk {

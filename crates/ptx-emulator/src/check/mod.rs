@@ -16,7 +16,8 @@ pub enum Mode {
     #[default]
     StrictPtx,
     /// Also allows what CUTLASS and shipping compilers rely on: `tcgen05.mma` -> `tcgen05.cp` order on reused scale
-    /// columns, no `tcgen05.fence`, proxy fences of other threads than the writer, `.cta` scope on remote mbarriers.
+    /// columns, no `tcgen05.fence`, `.cta` scope on remote mbarriers, accumulators of `wgmma` used before a wait (ptxas
+    /// inserts one).
     CutlassCompatible,
 }
 

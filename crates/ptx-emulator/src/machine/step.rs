@@ -7,7 +7,7 @@ use super::schedule::Schedule;
 use super::warp::{Flow, LaneState, Warp};
 use crate::check::{Class, Finding};
 use crate::counters::Counter;
-use crate::ops::{State, repeated};
+use crate::ops::{State, implicit_wait, repeated};
 use crate::program::Reg;
 use crate::trace::Event;
 
@@ -106,7 +106,13 @@ impl Runner {
             }
         }
         let mut ctx = Ctx { env, cluster: &mut self.cluster, cta, warp, mask: converged, converged, pc };
-        if let Some((reg, negated)) = inst.guard {
+        let mut wait = None;
+        if env.program.uses_wgmma {
+            wait = implicit_wait(&mut ctx, &inst.registers);
+        }
+        if let Some((reg, negated)) = inst.guard
+            && wait.is_none()
+        {
             ctx.mask = guarded(&mut ctx, reg, negated);
         }
         if inst.op.is_aligned() && env.checks.aligned && ctx.mask != 0 && ctx.mask != ctx.warp.alive() {
@@ -118,10 +124,10 @@ impl Runner {
         }
         // Lanes whose guard is false go on; the instruction may change the mask of those that execute.
         let skipped = converged & !ctx.mask;
-        let flow = if ctx.mask != 0 || inst.op.runs_without_lanes() {
-            inst.op.execute(&mut ctx)
-        } else {
-            Flow::Next
+        let flow = match wait {
+            Some(wait) => Flow::Retry(wait),
+            None if ctx.mask != 0 || inst.op.runs_without_lanes() => inst.op.execute(&mut ctx),
+            None => Flow::Next,
         };
         if !ctx.cluster.state.repeated.is_empty() {
             repeated::settle(&mut ctx);

@@ -314,9 +314,16 @@ impl AsyncOp for Write {
         for &(address, at, n) in &store.spans {
             let (bytes, init) = (&image.bytes[at..at + n], &image.init[at..at + n]);
             let range = Range::Global { address, bytes: n as u32 };
-            let kind =
-                if matches!(store.effect, Effect::Reduce(..)) { Kind::Atomic(RELAXED) } else { Kind::Write };
-            hooks::async_access(ctx.env, ctx.cluster, store.id, range, kind);
+            match store.effect {
+                Effect::Reduce(..) => {
+                    hooks::async_access(ctx.env, ctx.cluster, store.id, range, Kind::Atomic(RELAXED));
+                }
+                Effect::Masked(_) => hooks::async_store(ctx.env, ctx.cluster, store.id, range, None),
+                Effect::Store => {
+                    let whole = init.iter().all(|&i| i).then_some(bytes);
+                    hooks::async_store(ctx.env, ctx.cluster, store.id, range, whole);
+                }
+            }
             let result = match store.effect {
                 Effect::Store => {
                     poison = poison

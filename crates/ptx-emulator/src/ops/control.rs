@@ -1,9 +1,9 @@
-//! Control flow: `bra`, `brx.idx`, `ret`, `exit`, `trap`, and what calls are made of (PTX ISA 9.7.12).
+//! Control flow: `bra`, `brx.idx`, `ret`, `exit`, `trap`, `__assertfail`, and what calls are made of (PTX ISA 9.7.12).
 
 use super::{Entry, form, root};
 use crate::check::Class;
 use crate::decode::{Decoder, Execute, Op, Result, Src};
-use crate::machine::{Ctx, Flow};
+use crate::machine::{AddressSpace, Ctx, Flow};
 use crate::program::Reg;
 use crate::types::Ty;
 
@@ -65,6 +65,49 @@ impl Execute for Trap {
         ctx.finding(Class::Trap, lane, "trap executed".to_owned(), None);
         Flow::Abort
     }
+}
+
+/// A call of `__assertfail`: its message, file, line and function.
+struct AssertFail([Src; 4]);
+
+impl AssertFail {
+    /// An argument of `N` bytes, from the variable that it was stored to.
+    fn argument<const N: usize>(&self, ctx: &mut Ctx<'_>, lane: usize, i: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let at = ctx.resolve(AddressSpace::Param, self.0[i], ctx.get(self.0[i], lane), lane)?;
+        ctx.read(at, lane, &mut bytes)?.then_some(bytes)
+    }
+
+    /// The text that an argument points to, without its end if that is far away.
+    fn text(&self, ctx: &mut Ctx<'_>, lane: usize, i: usize) -> Option<String> {
+        let pointer = u64::from_le_bytes(self.argument(ctx, lane, i)?);
+        let mut text = Vec::new();
+        for address in (0..256).map(|n| pointer.wrapping_add(n)) {
+            let at = ctx.resolve(AddressSpace::Generic, Src::Imm(0), address, lane)?;
+            let mut byte = [0];
+            if !ctx.read(at, lane, &mut byte)? || byte == [0] {
+                break;
+            }
+            text.push(byte[0]);
+        }
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl Execute for AssertFail {
+    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
+        let lane = ctx.mask.trailing_zeros() as usize;
+        let [message, file, function] = [0, 1, 3].map(|i| self.text(ctx, lane, i).unwrap_or_default());
+        let line = self.argument(ctx, lane, 2).map_or(0, u32::from_le_bytes);
+        let message = format!("assertion `{message}` failed at {file}:{line}, in {function}");
+        ctx.finding(Class::Trap, lane, message, None);
+        Flow::Abort
+    }
+}
+
+/// A call of `__assertfail`; the arguments are in `.param` variables.
+pub(crate) fn assert_fail(arguments: [Src; 4]) -> Op {
+    Box::new(AssertFail(arguments))
 }
 
 /// A jump to a code index: `ret` of a function, and around a call whose guard does not hold.

@@ -210,14 +210,20 @@ fn decode_to_small(d: &mut Decoder<'_>, flags: Flags, format: Small, from: Ty, t
     slow_lanewise(dst, a, move |[a]| pack(format, code(value(a >> 16)), code(value(a & 0xffff))))
 }
 
-/// `cvt.rn{.relu}.f16x2.e4m3x2 d, a` and from the other narrow types: exact.
+/// `cvt.rn{.relu}.f16x2.e4m3x2 d, a`, `cvt.rn{.satfinite}{.relu}.bf16x2.e4m3x2 d, a`, and from the other narrow types:
+/// exact.
 fn decode_from_small(d: &mut Decoder<'_>, flags: Flags, format: Small, from: Ty, to: Ty) -> Result<Op> {
-    if to != Ty::F16x2 || flags.mode != Some(Rounding::Nearest) || flags.satfinite {
-        return d.error("narrow types convert to f16x2 only, with `.rn`");
+    let wide = match to {
+        Ty::F16x2 if !flags.satfinite => F16,
+        Ty::BF16x2 => BF16,
+        _ => return d.error("narrow types convert to f16x2, without `.satfinite`, and bf16x2"),
+    };
+    if flags.mode != Some(Rounding::Nearest) {
+        return d.error("needs `.rn`");
     }
     let (dst, a) = (d.dst(0, to)?, [d.value(1, from)?]);
     d.finish(2)?;
-    let half = move |code: u8| flags.narrow(F16, format.decode(code));
+    let half = move |code: u8| flags.narrow(wide, format.decode(code));
     slow_lanewise(dst, a, move |[a]| {
         let (high, low) = unpack(format, a);
         half(high) << 16 | half(low)

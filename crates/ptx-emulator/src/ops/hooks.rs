@@ -17,6 +17,7 @@
 //!
 //! Families never ask the checkers anything: the calls return nothing that changes execution.
 
+use super::repeated;
 use super::sync_state::{self, add};
 use crate::check::race::{Conflict, Missing, StrongAccess, WarpAccess, Who, key};
 use crate::check::{Access, Class, Finding, Place};
@@ -248,7 +249,7 @@ pub(super) fn track_warp(ctx: &mut Ctx<'_>, access: &WarpAccess<'_>, kind: Kind)
             Some(cta) => Range::Shared { cta, offset: access.addresses[lane] as u32, bytes },
             None => Range::Global { address: access.addresses[lane], bytes },
         };
-        if let Some(conflict) = super::repeated::keep(ctx, lane, range, kind, conflict) {
+        if let Some(conflict) = repeated::keep(ctx, lane, range, kind, conflict) {
             report_access(ctx, lane, range, conflict);
         }
     }
@@ -271,7 +272,7 @@ fn track(ctx: &mut Ctx<'_>, lane: usize, range: Range, kind: Kind) {
     let (thread, pc) = (number(ctx, lane), ctx.pc);
     let numbered = numbered(ctx.cluster, range);
     if let Some(conflict) = ctx.cluster.state.races.thread_access(thread, pc, numbered, kind)
-        && let Some(conflict) = super::repeated::keep(ctx, lane, range, kind, conflict)
+        && let Some(conflict) = repeated::keep(ctx, lane, range, kind, conflict)
     {
         report_access(ctx, lane, range, conflict);
     }
@@ -320,7 +321,8 @@ fn report(
     };
     let why = match conflict.missing {
         Missing::ProxyFence => {
-            "the earlier access went through another proxy, and no fence.proxy.async of its thread covers it"
+            "the earlier access went through another proxy, and no fence.proxy.async lies between the two in causality \
+             order"
         }
         Missing::TensorFence => {
             "synchronised with the earlier access, but without tcgen05.fence::before_thread_sync and ::after_thread_sync"
@@ -473,6 +475,28 @@ pub fn async_issue(ctx: &mut Ctx<'_>, lane: usize, proxy: Proxy, what: &'static 
 /// An asynchronous operation touches memory. To be called when it does (on completion), in any order.
 #[inline]
 pub fn async_access(env: &Environment<'_>, cluster: &mut Cluster, id: AsyncId, range: Range, kind: Kind) {
+    async_touch(env, cluster, id, (range, kind), None);
+}
+
+/// [`async_access`] of a store of `bytes`, if all of them are initialised. Stores of one CTA that leave memory as it is
+/// are no conflict.
+pub(super) fn async_store(
+    env: &Environment<'_>,
+    cluster: &mut Cluster,
+    id: AsyncId,
+    range: Range,
+    bytes: Option<&[u8]>,
+) {
+    async_touch(env, cluster, id, (range, Kind::Write), bytes);
+}
+
+fn async_touch(
+    env: &Environment<'_>,
+    cluster: &mut Cluster,
+    id: AsyncId,
+    (range, kind): (Range, Kind),
+    bytes: Option<&[u8]>,
+) {
     if id == AsyncId::NONE || !exists(env, range) {
         return;
     }
@@ -480,7 +504,10 @@ pub fn async_access(env: &Environment<'_>, cluster: &mut Cluster, id: AsyncId, r
     if let Some(conflict) = cluster.state.races.operation_access(id.0, numbered, kind) {
         let (what, place) =
             cluster.state.races.operation(id.0).map_or(("", Place::default()), |(w, p)| (w, p.clone()));
-        report(cluster, env, place, what, range, conflict);
+        let repeated = |bytes| repeated::is_repeated(env, cluster, place.cta, (range, bytes), &conflict);
+        if !bytes.is_some_and(repeated) {
+            report(cluster, env, place, what, range, conflict);
+        }
     }
 }
 

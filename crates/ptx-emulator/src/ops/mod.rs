@@ -52,7 +52,8 @@ mod warp;
 mod warp_memory;
 mod wgmma;
 
-pub(crate) use control::{bad_call, call_if, copy_register, jump};
+pub(crate) use control::{assert_fail, bad_call, call_if, copy_register, jump};
+pub(crate) use wgmma::implicit_wait;
 
 use crate::check::Checks;
 use crate::decode::DecodeFn;

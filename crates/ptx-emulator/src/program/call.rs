@@ -64,6 +64,24 @@ pub(super) fn is_call(i: &Instruction) -> bool {
     i.opcode[0] == "call"
 }
 
+/// The function behind the `assert` of CUDA and Triton, which every module only declares: `(message, file, line, function,
+/// bytes of a character)`.
+const ASSERT_FAIL: &str = "__assertfail";
+
+/// The arguments, if the instruction calls `__assertfail` and the module does not define it.
+pub(super) fn assert_fail<'i>(i: &'i Instruction, functions: &Functions<'_>) -> Option<&'i [Operand]> {
+    let plain =
+        matches!(i.opcode.iter().map(String::as_str).collect::<Vec<_>>()[..], ["call"] | ["call", "uni"]);
+    match &i.operands[..] {
+        [Operand::Name(name), Operand::List(arguments)]
+            if plain && name == ASSERT_FAIL && arguments.len() == 5 =>
+        {
+            (!functions.contains_key(ASSERT_FAIL)).then_some(arguments)
+        }
+        _ => None,
+    }
+}
+
 fn error<T>(i: &Instruction, why: impl Into<String>) -> Result<T, DecodeError> {
     Err(DecodeError { line: i.line, text: i.to_string(), why: why.into() })
 }

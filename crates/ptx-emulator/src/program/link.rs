@@ -196,6 +196,7 @@ struct Linker<'a> {
     registers: Vec<RegisterInfo>,
     local_bytes: u32,
     code_len: u32,
+    uses_wgmma: bool,
 }
 
 /// Name resolution from one scope outwards.
@@ -215,6 +216,27 @@ impl<'b> View<'_, 'b> {
             at = scope.parent;
         }
         None
+    }
+}
+
+impl View<'_, '_> {
+    /// The registers that an operand names.
+    fn registers_of(&self, operand: &Operand, found: &mut Vec<Reg>) {
+        match operand {
+            Operand::Name(name) | Operand::Not(name) => found.extend(self.register(name).map(|(reg, _)| reg)),
+            Operand::Vector(items) | Operand::List(items) => {
+                items.iter().for_each(|o| self.registers_of(o, found));
+            }
+            Operand::Address { base, extra, .. } => {
+                self.registers_of(base, found);
+                extra.iter().for_each(|o| self.registers_of(o, found));
+            }
+            Operand::Pair(a, b) => {
+                self.registers_of(a, found);
+                self.registers_of(b, found);
+            }
+            Operand::Int(_) | Operand::F32(_) | Operand::F64(_) | Operand::Sink => {}
+        }
     }
 }
 
@@ -265,6 +287,7 @@ impl<'a> Linker<'a> {
             registers: Vec::new(),
             local_bytes: 0,
             code_len: 0,
+            uses_wgmma: false,
         }
     }
 
@@ -300,6 +323,7 @@ impl<'a> Linker<'a> {
             code,
             directives: f.directives.clone(),
             inter_cta_sync,
+            uses_wgmma: self.uses_wgmma,
         })
     }
 
@@ -317,7 +341,10 @@ impl<'a> Linker<'a> {
                     self.scopes[scope].branch_targets.insert(name.clone(), labels);
                 }
                 Statement::Instruction(i) if call::is_call(i) => self.declare_call(i, scope)?,
-                Statement::Instruction(_) => self.code_len += 1,
+                Statement::Instruction(i) => {
+                    self.code_len += 1;
+                    self.uses_wgmma |= i.opcode[0] == "wgmma";
+                }
                 Statement::Raw(text) => {
                     if let (Some(name), Some(targets)) = (before, Targets::parse(text)) {
                         self.scopes[scope].targets.insert(name.clone(), targets);
@@ -337,6 +364,10 @@ impl<'a> Linker<'a> {
     /// The first pass over a call: for every callee its body, in a scope of its own. What is wrong with a call is
     /// reported by the second pass.
     fn declare_call(&mut self, i: &'a Instruction, scope: usize) -> Result<(), LoadError> {
+        if call::assert_fail(i, self.functions).is_some() {
+            self.code_len += 1;
+            return Ok(());
+        }
         let Ok(calls) = self.calls(i, scope) else { return Ok(()) };
         // A jump around everything, if the guard does not hold.
         self.code_len += u32::from(i.guard.is_some());
@@ -450,6 +481,9 @@ impl<'a> Linker<'a> {
                     *next_scope += 1;
                     self.decode(inner, id, next_scope, code, errors);
                 }
+                Statement::Instruction(i) if call::assert_fail(i, self.functions).is_some() => {
+                    push(self.assert_fail(i, scope), code, errors);
+                }
                 Statement::Instruction(i) if call::is_call(i) => match self.calls(i, scope) {
                     Ok(calls) => {
                         let first = *next_scope;
@@ -465,6 +499,7 @@ impl<'a> Linker<'a> {
                                 line: i.line,
                                 guard: None,
                                 text: i.to_string(),
+                                registers: Box::default(),
                                 op: ops::bad_call(),
                             });
                         }
@@ -492,7 +527,8 @@ impl<'a> Linker<'a> {
     ) {
         let id = *next_scope;
         *next_scope += 1;
-        let plain = |op| Inst { line: i.line, guard: None, text: i.to_string(), op };
+        let plain =
+            |op| Inst { line: i.line, guard: None, text: i.to_string(), registers: Box::default(), op };
         if let Some((pointer, address)) = &call.pointer {
             let view = View { linker: self, scope };
             let pointer = Decoder::new(i, &view).src_of(&Operand::Name(pointer.clone()), Ty::B64);
@@ -511,6 +547,28 @@ impl<'a> Linker<'a> {
         if call.pointer.is_some() {
             code.push(plain(ops::jump(self.scopes[id].end)));
         }
+    }
+
+    /// A call of `__assertfail`: nothing comes behind it.
+    fn assert_fail(&self, i: &Instruction, scope: usize) -> Result<Inst, DecodeError> {
+        let view = View { linker: self, scope };
+        let place = |operand: &Operand| match operand {
+            Operand::Name(name) => view.symbol(name).filter(|at| matches!(at, Src::Local(_))),
+            _ => None,
+        };
+        let arguments = call::assert_fail(i, self.functions).unwrap_or_default();
+        let places: Option<Vec<Src>> = arguments.iter().map(place).collect();
+        let Some([message, file, line, function, _]) = places.as_deref() else {
+            return Decoder::new(i, &view).error("an argument is not a .param variable of the caller");
+        };
+        let op = ops::assert_fail([*message, *file, *line, *function]);
+        Ok(Inst {
+            line: i.line,
+            guard: self.guard(i, scope)?,
+            text: i.to_string(),
+            registers: Box::default(),
+            op,
+        })
     }
 
     /// Copies a parameter in a register, into the callee (scope `.0` of the second pair) or out of it.
@@ -537,7 +595,7 @@ impl<'a> Linker<'a> {
     fn jump_around(&self, i: &Instruction, scope: usize, id: usize) -> Result<Inst, DecodeError> {
         let guard = self.guard(i, scope)?.map(|(reg, negated)| (reg, !negated));
         let op = ops::jump(self.scopes[id].end);
-        Ok(Inst { line: i.line, guard, text: i.to_string(), op })
+        Ok(Inst { line: i.line, guard, text: i.to_string(), registers: Box::default(), op })
     }
 
     fn guard(&self, i: &Instruction, scope: usize) -> Result<Option<(Reg, bool)>, DecodeError> {
@@ -565,6 +623,10 @@ impl<'a> Linker<'a> {
             Some(decode) => decode(&mut decoder)?,
             None => return decoder.error("instruction is not modelled"),
         };
-        Ok(Inst { line: i.line, guard, text: i.to_string(), op })
+        let mut registers = Vec::new();
+        if self.uses_wgmma && i.opcode[0] != "wgmma" {
+            i.operands.iter().for_each(|o| view.registers_of(o, &mut registers));
+        }
+        Ok(Inst { line: i.line, guard, text: i.to_string(), registers: registers.into(), op })
     }
 }

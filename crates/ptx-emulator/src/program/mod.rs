@@ -52,6 +52,8 @@ pub struct Program {
     /// Whether CTAs may wait for each other through global memory (atomics, acquire/release, volatile):
     /// such grids run interleaved on one host thread, all others in parallel.
     pub inter_cta_sync: bool,
+    /// Whether there is any `wgmma`.
+    pub uses_wgmma: bool,
 }
 
 /// A register's declaration.
@@ -71,6 +73,8 @@ pub struct Inst {
     pub guard: Option<(Reg, bool)>,
     /// The text, for findings.
     pub text: String,
+    /// Registers that it names, in programs with `wgmma` and by other instructions than those.
+    pub registers: Box<[Reg]>,
     /// What it does.
     pub op: Box<dyn Execute>,
 }

@@ -45,7 +45,7 @@ pub struct Detector {
     pub(super) in_flight: Vec<Arc<Touched>>,
     /// `tcgen05.fence` is not asked for.
     pub ignore_tensor_fences: bool,
-    /// A proxy fence of any thread counts, and the scopes of mbarrier operations do not.
+    /// The scopes of mbarrier operations do not count.
     pub compatible: bool,
 }
 
@@ -214,18 +214,16 @@ impl Detector {
         }
     }
 
-    /// `fence.proxy.async`: the accesses of the thread, and the operations that it knows to be complete, are visible
-    /// to the async proxy. (What other threads did is covered by their own fences.)
+    /// `fence.proxy.async`: all that comes before it in causality order is visible to the async proxy, that is the
+    /// accesses of the thread, those of threads that it has synchronised with, and operations that it knows to be
+    /// complete. (PTX ISA 8.9.5 asks for a proxy fence along the path, not for one of the
+    /// writer; it spells that out for aliases.)
     pub fn proxy_fence(&mut self, at: (u32, u32), global: bool, shared: bool) {
-        let compatible = self.compatible;
         let Some(Thread { known, .. }) = self.thread(at) else { return };
         let Clock { seen, fenced_global, fenced_shared, .. } = &mut known.clock;
         for (i, view) in [(0, global.then_some(fenced_global)), (1, shared.then_some(fenced_shared))] {
             let Some(view) = view else { continue };
-            view.operations.join(&seen.operations);
-            if compatible {
-                view.threads.join(&seen.threads);
-            }
+            view.join(seen);
             known.fenced[i] = known.epoch;
         }
         // Accesses after the fence are not covered by it.

@@ -2,8 +2,8 @@
 //!
 //! Actors are threads (vector clocks) and asynchronous operations (each its own actor, known or not known to have
 //! completed). Every thread has what it has *seen*, and what of that has been *fenced* for the async proxy, per
-//! state space: `fence.proxy.async` fences what the thread itself did, and operations that it knows to be complete;
-//! releases publish both, acquires join both. An asynchronous operation carries its issuer's knowledge.
+//! state space: `fence.proxy.async` fences all that its thread has seen by then; releases publish both, acquires join
+//! both. An asynchronous operation carries its issuer's knowledge.
 //!
 //! An access conflicts with an earlier one of another actor to the same bytes, one of them a write, unless it knows
 //! of it, or both are morally strong; and an access through the async proxy with a generic one unless it is fenced.

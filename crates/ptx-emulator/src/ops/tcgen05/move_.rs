@@ -115,12 +115,12 @@ impl Execute for Load {
         let factor = self.access.factor();
         for (i, &dst) in self.dst.iter().enumerate() {
             for t in 0..LANES {
-                let (lane, column) = self.access.shape.cell(t, i, self.access.offset);
+                let (lane, column) = self.access.shape.cell(t, i, self.access.offset, factor);
                 let memory = ctx.cluster.state.tcgen05.memory(rank);
                 let mut value = 0;
                 let mut init = true;
                 for half in 0..factor {
-                    let (cell, ok) = memory.get(lane0 + lane, column0 + column * factor + half);
+                    let (cell, ok) = memory.get(lane0 + lane, column0 + column + half);
                     value |= if factor == 2 { (cell & 0xffff) << (16 * half) } else { cell };
                     init &= ok;
                 }
@@ -150,12 +150,12 @@ impl Execute for Store {
             let row = ctx.row(src);
             for (t, &value) in row.iter().enumerate() {
                 let init = ctx.origin(src, t).is_clean();
-                let (lane, column) = self.access.shape.cell(t, i, self.access.offset);
+                let (lane, column) = self.access.shape.cell(t, i, self.access.offset, factor);
                 let memory = ctx.cluster.state.tcgen05.memory(rank);
                 for half in 0..factor {
                     let cell =
                         if factor == 2 { (value as u32 >> (16 * half)) & 0xffff } else { value as u32 };
-                    memory.set(lane0 + lane, column0 + column * factor + half, cell, init);
+                    memory.set(lane0 + lane, column0 + column + half, cell, init);
                 }
             }
         }

@@ -59,15 +59,18 @@ impl Shape {
     }
 
     /// Lane and column, relative to the address, of register `i` of thread `t`; `offset` is the immediate of
-    /// `.16x32bx2`.
-    pub fn cell(self, t: usize, i: usize, offset: usize) -> (usize, usize) {
-        match self {
+    /// `.16x32bx2`, in columns of tensor memory. A register covers `stride` columns, of which this is the first.
+    pub fn cell(self, t: usize, i: usize, offset: usize, stride: usize) -> (usize, usize) {
+        let (lane, column) = match self {
             Shape::S32x32b => (t, i),
             Shape::S16x64b => (t / 4 + 8 * (t % 2), 2 * i + t / 2 % 2),
             Shape::S16x128b => (t / 4 + 8 * (i % 2), 4 * (i / 2) + t % 4),
             Shape::S16x256b => (t / 4 + 8 * (i / 2 % 2), 8 * (i / 4) + 2 * (t % 4) + i % 2),
-            Shape::S16x32bx2 => (t % 16, if t < 16 { i } else { offset + i }),
-        }
+            Shape::S16x32bx2 => (t % 16, i),
+        };
+        // The second half starts where the immediate says, whatever is packed.
+        let half = if self == Shape::S16x32bx2 && t >= 16 { offset } else { 0 };
+        (lane, column * stride + half)
     }
 }
 
@@ -80,15 +83,22 @@ mod tests {
     fn every_shape_covers_its_cells_once() {
         for (name, shape) in Shape::NAMES {
             let n = 4;
-            let mut seen = HashSet::new();
-            for t in 0..32 {
-                for i in 0..shape.registers(n) {
-                    let (lane, column) = shape.cell(t, i, n);
-                    assert!(lane < shape.lanes(), "{name}");
-                    assert!(seen.insert((lane, column)), "{name}: {lane}, {column} twice");
+            for stride in [1, 2] {
+                let mut seen = HashSet::new();
+                for t in 0..32 {
+                    for i in 0..shape.registers(n) {
+                        let (lane, column) = shape.cell(t, i, stride * n, stride);
+                        assert!(lane < shape.lanes(), "{name}");
+                        for part in column..column + stride {
+                            assert!(seen.insert((lane, part)), "{name}: {lane}, {part} twice");
+                        }
+                    }
                 }
+                // Without holes.
+                assert_eq!(seen.len(), 32 * stride * shape.registers(n), "{name}");
+                let columns = seen.iter().map(|c| c.1 + 1).max();
+                assert_eq!(columns, Some(seen.len() / shape.lanes()), "{name}");
             }
-            assert_eq!(seen.len(), 32 * shape.registers(n), "{name}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Decoding of the wgmma family.
 
-use super::op::{CommitGroup, Fence, MmaAsync, OperandA, WaitGroup};
+use super::op::{CommitGroup, Fence, MmaAsync, OperandA};
+use super::wait::WaitGroup;
 use crate::decode::{Decoder, Op, Result};
 use crate::numerics::aligned_sum::{HOPPER_FP8, WIDE};
 use crate::numerics::element::Format;

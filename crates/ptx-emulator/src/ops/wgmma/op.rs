@@ -1,7 +1,8 @@
 //! Execution of the wgmma family.
 
 use super::state::{InFlight, Key, Partial, Warpgroup};
-use crate::check::{Access, Class, Origin, OriginKind, Place};
+use super::wait::GROUP;
+use crate::check::{Class, Origin, OriginKind, Place};
 use crate::counters::Counter;
 use crate::decode::{Execute, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, LANES, QueueKey, Wait};
@@ -9,13 +10,9 @@ use crate::numerics::Precision;
 use crate::numerics::aligned_sum::{self, Addend, Unit};
 use crate::numerics::element::{Element, Format};
 use crate::ops::descriptor::{Extent, Generation, MatrixDescriptor};
-use crate::ops::hooks::{self, AsyncId, GroupKind, Kind, Object, Proxy, Range, Scope};
+use crate::ops::hooks::{self, AsyncId, GroupKind, Kind, Object, Proxy, Range};
 use crate::ops::mma_sync::{integer, integer_step, step};
-use crate::ops::sync_state::count_wait;
 use crate::program::Reg;
-
-/// Name of the wait in reports.
-const GROUP: &str = "wgmma group";
 
 /// Operand A.
 #[derive(Clone)]
@@ -49,17 +46,17 @@ pub(super) struct MmaAsync {
     pub transpose: (bool, bool),
 }
 
-fn key(ctx: &Ctx<'_>) -> (Key, usize) {
+pub(super) fn key(ctx: &Ctx<'_>) -> (Key, usize) {
     let rank = ctx.cluster.ctas[ctx.cta].rank;
     ((rank, ctx.warp.index as u32 / 4), ctx.warp.index % 4)
 }
 
 /// What a `wait_group` that covers a commit group observes.
-fn group_object(key: Key, group: u32) -> Object {
+pub(super) fn group_object(key: Key, group: u32) -> Object {
     Object::Group(key.0, key.1 * 128, GroupKind::Wgmma, u64::from(group))
 }
 
-fn warpgroup<'a>(ctx: &'a mut Ctx<'_>, key: Key) -> &'a mut Warpgroup {
+pub(super) fn warpgroup<'a>(ctx: &'a mut Ctx<'_>, key: Key) -> &'a mut Warpgroup {
     ctx.cluster.state.wgmma.groups.entry(key).or_default()
 }
 
@@ -398,74 +395,6 @@ impl Execute for CommitGroup {
     fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
         let (key, slot) = key(ctx);
         warpgroup(ctx, key).warps[slot].commits += 1;
-        Flow::Next
-    }
-}
-
-/// `wgmma.wait_group N`.
-pub(super) struct WaitGroup {
-    pub pending: u32,
-}
-
-impl Execute for WaitGroup {
-    fn is_aligned(&self) -> bool {
-        true
-    }
-
-    fn execute(&self, ctx: &mut Ctx<'_>) -> Flow {
-        let (key, slot) = key(ctx);
-        let group = warpgroup(ctx, key);
-        // Groups below this one must be complete, also those that other warps have not issued yet.
-        let limit = group.warps[slot].commits.saturating_sub(self.pending);
-        let unissued = group.partial.iter().any(|p| p.group < limit && p.warps >> slot & 1 == 1);
-        if unissued || group.pending.iter().any(|&g| g < limit) {
-            let wait = Wait::Async { what: GROUP, pending: self.pending };
-            count_wait(ctx, ctx.mask, wait);
-            return Flow::Retry(wait);
-        }
-        count_wait(ctx, 0, Wait::Async { what: GROUP, pending: self.pending });
-        let group = warpgroup(ctx, key);
-        let warp = &mut group.warps[slot];
-        let (done, left): (Vec<_>, Vec<_>) = warp.in_flight.drain(..).partition(|f| f.group < limit);
-        warp.in_flight = left;
-        let still = warp.in_flight.clone();
-        let mut covered: Vec<u32> = done.iter().map(|f| f.group).collect();
-        covered.dedup();
-        for group in covered {
-            for lane in ctx.lanes() {
-                hooks::thread_acquire(ctx, lane, group_object(key, group), Scope::Cta);
-            }
-        }
-        let mut regs: Vec<Reg> = done.iter().flat_map(|f| &f.d).copied().collect();
-        regs.sort_unstable();
-        regs.dedup();
-        regs.retain(|reg| !still.iter().any(|f| f.d.contains(reg)));
-        let mut overwritten = false;
-        for &reg in &regs {
-            for lane in 0..LANES {
-                if matches!(ctx.warp.origin(reg, lane).parts(), Some((OriginKind::InFlight, _))) {
-                    let value = ctx.warp.get(reg, lane);
-                    ctx.warp.set_unnoticed(reg, lane, value, Origin::CLEAN);
-                } else {
-                    overwritten = true;
-                }
-            }
-        }
-        if !ctx.checks().wgmma {
-            return Flow::Next;
-        }
-        if overwritten {
-            let message = "an accumulator was written by another instruction before this wait".to_owned();
-            ctx.finding(Class::Wgmma, 0, message, None);
-        }
-        for f in &done {
-            if f.a_written || f.a.iter().any(|&r| ctx.warp.is_written(r)) {
-                let place = ctx.env.place(f.pc, ctx.cluster.ctas[ctx.cta].linear, ctx.thread(0));
-                let message = "a register operand A was written before a wait for its wgmma".to_owned();
-                let earlier = Access { place, what: "read in flight".to_owned() };
-                ctx.finding(Class::Wgmma, 0, message, Some(earlier));
-            }
-        }
         Flow::Next
     }
 }
