@@ -515,7 +515,7 @@ impl Call<'_> {
             fold_alpha: self.quantised(),
             limit: self.plan.shape().limit,
             form: self.io.form,
-            max_tokens: self.io.max_tokens,
+            mean_rows: self.plan.shape().rows(self.io.max_tokens).div_ceil(groups.max(1)),
         };
         // SAFETY: the caller's.
         unsafe { gemm.enqueue(self.queue, epilogue) }

@@ -9,10 +9,10 @@ use super::shape::Packed;
 use super::{Args, DevicePtr, Queue};
 use crate::{Error, Result};
 
-/// Tokens of a call up to which the decode form is taken.
-const SMALL_TOKENS: usize = 32;
-/// Tokens of a call up to which the narrow form is taken.
-const NARROW_TOKENS: usize = 256;
+/// Mean rows per group up to which the decode form is taken, and the narrow one: measured on an H200 (docs/hopper.md).
+const SMALL_ROWS: usize = 8;
+/// See [`SMALL_ROWS`].
+const NARROW_ROWS: usize = 20;
 
 /// Activations in front of a GEMM.
 #[derive(Clone, Copy)]
@@ -71,8 +71,8 @@ pub(super) struct Gemm {
     pub limit: f32,
     /// The form asked for.
     pub form: Option<Form>,
-    /// Most tokens of the call.
-    pub max_tokens: usize,
+    /// Rows of a group if the call has its most tokens and all groups have as many: what the form is chosen by.
+    pub mean_rows: usize,
 }
 
 impl Gemm {
@@ -109,15 +109,15 @@ impl Gemm {
         unsafe { queue.launch(dims, args, true) }
     }
 
-    /// The kernel and its dimensions: the form asked for, or by the most tokens that the call can have.
+    /// The kernel and its dimensions: the form asked for, or by the rows that a group can be expected to have.
     fn choose(&self, queue: &dyn Queue, epilogue: Epilogue) -> Result<(&'static Launch, Dims)> {
         let sms = queue.multiprocessors();
         let small = small::dims(self.packed.k_units as u32, sms);
         let wgmma = queue.arch() == Arch::Sm90a;
-        let form = self.form.unwrap_or(match self.max_tokens {
+        let form = self.form.unwrap_or(match self.mean_rows {
             _ if !wgmma => Form::Small,
-            0..=SMALL_TOKENS if small.is_some() => Form::Small,
-            0..=NARROW_TOKENS => Form::Narrow,
+            0..=SMALL_ROWS if small.is_some() => Form::Small,
+            0..=NARROW_ROWS => Form::Narrow,
             _ => Form::Wide,
         });
         match (form, small) {

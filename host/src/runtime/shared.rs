@@ -525,7 +525,7 @@ impl SharedCall<'_> {
             fold_alpha: fold,
             limit: self.call.plan.shape().limit,
             form: self.call.io.form,
-            max_tokens: self.max_tokens(),
+            mean_rows: self.max_tokens(),
         }
     }
 }
