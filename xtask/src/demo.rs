@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 
+use crate::driver;
 use crate::workspace::Workspace;
 
 /// A small checkpoint with real structure, and rows for its layer 3 with the reference's results.
@@ -12,17 +13,26 @@ const LAYER: &str = "3";
 pub fn run(ws: &Workspace) -> Result<()> {
     let checkpoint = ws.root.join(CHECKPOINT);
     ensure!(checkpoint.join("config.json").is_file(), "{CHECKPOINT} is missing from this checkout");
+    // Feature `cuda` needs a driver when the program starts.
+    let features = match driver::usable_gpu() {
+        Some(gpu) => {
+            println!("on {}", gpu.name);
+            "cli,cuda"
+        }
+        None => "cli",
+    };
+    let cargo = || if features == "cli" { Ok(ws.cargo()) } else { ws.cargo_cuda() };
     println!("building the program (release)");
-    ws.cargo().args(["build", "--release", "--package", "megamoe", "--features", "cli"]).run()?;
+    cargo()?.args(["build", "--release", "--package", "megamoe", "--features", features]).run()?;
     let out = ws.root.join("target/demo");
     ws.sh.create_dir(&out)?;
     let output = out.join("output.safetensors");
     let input = checkpoint.join(format!("reference.layer{LAYER}.safetensors"));
-    let program = ["run", "--quiet", "--release", "--package", "megamoe", "--features", "cli", "--"];
+    let program = ["run", "--quiet", "--release", "--package", "megamoe", "--features", features, "--"];
     println!("\n== what is in {CHECKPOINT} ==");
-    ws.cargo().args(program).arg("inspect").arg(CHECKPOINT).quiet().run()?;
+    cargo()?.args(program).arg("inspect").arg(CHECKPOINT).quiet().run()?;
     println!("\n== layer {LAYER} on the rows of {} ==", ws.show(&input));
-    ws.cargo()
+    cargo()?
         .args(program)
         .args(["run", CHECKPOINT, "--layer", LAYER, "--backend", "auto", "--input"])
         .arg(&input)
@@ -32,6 +42,6 @@ pub fn run(ws: &Workspace) -> Result<()> {
         .run()?;
     println!("output: {}", ws.show(&output));
     println!("\n== every backend against the f64 oracle ==");
-    ws.cargo().args(program).args(["verify", CHECKPOINT]).quiet().run()?;
+    cargo()?.args(program).args(["verify", CHECKPOINT]).quiet().run()?;
     Ok(())
 }
