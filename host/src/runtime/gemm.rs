@@ -14,6 +14,11 @@ const SMALL_ROWS: usize = 8;
 /// See [`SMALL_ROWS`].
 const NARROW_ROWS: usize = 20;
 
+// One address each.
+static SMALL_SWIGLU_BF16: Launch = small::SWIGLU_BF16;
+static SMALL_SWIGLU_F32: Launch = small::SWIGLU_F32;
+static SMALL_PLAIN_F32: Launch = small::PLAIN_F32;
+
 /// Activations in front of a GEMM.
 #[derive(Clone, Copy)]
 pub(super) struct Operand {
@@ -83,6 +88,12 @@ impl Gemm {
             return Ok(());
         }
         let (launch, dims) = self.choose(queue, epilogue)?;
+        let mut flags = if self.fold_alpha { small::FOLD_ALPHA } else { 0 };
+        // In front of a product without activation runs a kernel that makes its rows and nothing else: counts and offsets
+        // are older. With SwiGLU it may be the sort, which writes them.
+        if epilogue == Epilogue::Plain && core::ptr::eq(launch, epilogue.small()) {
+            flags |= small::ROUTING_SETTLED;
+        }
         let mut args = Args::new(launch).input("weights", self.weights).input("alpha", self.alpha);
         if epilogue != Epilogue::Plain {
             args = args.input("alpha_up", self.alpha_up);
@@ -101,7 +112,7 @@ impl Gemm {
             .u32("tile_count", self.output.tiles as u32)
             .u32("features", self.output.features as u32)
             .u32("out_stride", self.output.stride as u32)
-            .u32("fold_alpha", u32::from(self.fold_alpha));
+            .u32("fold_alpha", flags);
         if epilogue != Epilogue::Plain {
             args = args.f32("limit", self.limit);
         }
@@ -135,9 +146,9 @@ impl Gemm {
 impl Epilogue {
     fn small(self) -> &'static Launch {
         match self {
-            Epilogue::SwigluBf16 => &small::SWIGLU_BF16,
-            Epilogue::SwigluF32 => &small::SWIGLU_F32,
-            Epilogue::Plain => &small::PLAIN_F32,
+            Epilogue::SwigluBf16 => &SMALL_SWIGLU_BF16,
+            Epilogue::SwigluF32 => &SMALL_SWIGLU_F32,
+            Epilogue::Plain => &SMALL_PLAIN_F32,
         }
     }
 
