@@ -1,6 +1,7 @@
 //! Every fence, wait, commit, barrier, parity and so on of the committed kernels is needed: each mutant of their PTX is
 //! noticed by the kernel's cases on the emulator, or listed in `tests/data/equivalents` with the reason why it makes no
-//! difference. A trial per kernel; `exhaustive/KERNEL`, ignored by default, has every kind of mutation and more schedules.
+//! difference. A trial per kernel; `exhaustive/KERNEL`, ignored by default, has every schedule. `clamps/KERNEL` leaves out
+//! the clamps of SwiGLU.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,8 +10,8 @@ use std::process::ExitCode;
 use kernels::launch::{Arch, Launch, TABLE};
 use libtest_mimic::{Arguments, Failed, Trial};
 use megamoe_tests::gpu::Sizes;
-use megamoe_tests::gpu::mutation::{EXHAUSTIVE, SCHEDULES, cases_of, code, mutate};
-use ptx_emulator::mutate::{KINDS, Kind, kinds, mutants};
+use megamoe_tests::gpu::mutation::{EXHAUSTIVE, SCHEDULES, cases_of, code, failure, mutate, without_clamps};
+use ptx_emulator::mutate::{kinds, mutants};
 
 /// Kernels whose surviving mutants nobody has judged yet: neither listed nor killed by a new case.
 const PENDING: &[&str] = &[
@@ -22,11 +23,8 @@ const PENDING: &[&str] = &[
     "expert_gemm_narrow_plain_f32",
 ];
 
-/// Kinds of which the unrolled kernels have hundreds of mutants: only in the exhaustive trials.
-const MANY: [&str; 3] = ["swap-pair", "drop-clamp", "clamp-only"];
-
 /// Judges a kernel's mutants; fails with the reports of those that are not as they should be.
-fn judge(kernel: &Launch, kinds: &[&'static Kind], schedules: &[&str]) -> Result<(), Failed> {
+fn judge(kernel: &Launch, schedules: &[&str]) -> Result<(), Failed> {
     if cases_of(kernel, &Sizes::FEW).is_empty() {
         return Err(format!("{} has no cases", kernel.name).into());
     }
@@ -36,13 +34,25 @@ fn judge(kernel: &Launch, kinds: &[&'static Kind], schedules: &[&str]) -> Result
         if !judged.insert(code(arch, kernel)?) {
             continue;
         }
-        let report = mutate(arch, kernel, &Sizes::FEW, kinds, schedules)?;
+        let report = mutate(arch, kernel, &Sizes::FEW, schedules)?;
         println!("{}\n{report}", arch.name());
         if !report.good() {
             faults += &format!("{}, {}\n{report}", kernel.name, arch.name());
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(faults.into()) }
+}
+
+/// Whether a kernel's cases notice that a clamp is gone.
+fn clamps(kernel: &Launch) -> Result<(), Failed> {
+    let arch = kernel.archs[0];
+    for (what, ptx) in without_clamps(arch, kernel) {
+        match failure(arch, kernel, &ptx, &Sizes::FEW)? {
+            Some(failure) => println!("without {what}: {}", failure.lines().next().unwrap_or_default()),
+            None => return Err(format!("nothing notices that {what} are gone").into()),
+        }
+    }
+    Ok(())
 }
 
 fn pending_kernels_exist() -> Result<(), Failed> {
@@ -83,20 +93,20 @@ fn main() -> ExitCode {
     // A kernel's mutants use every core already.
     arguments.test_threads.get_or_insert(1);
     let is_pending = |kernel: &Launch| PENDING.contains(&kernel.name);
-    let few: Vec<&'static Kind> = KINDS.iter().filter(|k| !MANY.contains(&k.name)).collect();
-    let all: Vec<&'static Kind> = KINDS.iter().collect();
     let mut trials = vec![
         Trial::test("pending_kernels_exist", pending_kernels_exist),
         Trial::test("barriers_of_the_quantisers", barriers_of_the_quantisers),
         Trial::test("lists_are_of_kernels", lists_are_of_kernels),
     ];
     for kernel in TABLE {
-        let (few, all) = (few.clone(), all.clone());
-        let trial = Trial::test(kernel.name, move || judge(kernel, &few, &SCHEDULES));
+        let trial = Trial::test(kernel.name, move || judge(kernel, &SCHEDULES));
         trials.push(trial.with_ignored_flag(is_pending(kernel)));
-        let trial =
-            Trial::test(format!("exhaustive/{}", kernel.name), move || judge(kernel, &all, &EXHAUSTIVE));
+        let trial = Trial::test(format!("exhaustive/{}", kernel.name), move || judge(kernel, &EXHAUSTIVE));
         trials.push(trial.with_ignored_flag(true));
+        if !without_clamps(kernel.archs[0], kernel).is_empty() {
+            let trial = Trial::test(format!("clamps/{}", kernel.name), move || clamps(kernel));
+            trials.push(trial.with_ignored_flag(is_pending(kernel)));
+        }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

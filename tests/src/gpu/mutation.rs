@@ -7,7 +7,7 @@ use std::path::Path;
 
 use kernels::launch::{Arch, Launch};
 use ptx_emulator::machine::Schedule;
-use ptx_emulator::mutate::{Equivalents, Kind, Observation, Plan, Report, RunError, Trial, run};
+use ptx_emulator::mutate::{Equivalents, Observation, Plan, Report, RunError, Trial, run};
 use ptx_emulator::syntax::ast::Item;
 use ptx_emulator::syntax::parse;
 
@@ -49,13 +49,7 @@ fn needed(arch: Arch, kernel: &str) -> String {
 }
 
 /// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`].
-pub fn mutate(
-    arch: Arch,
-    kernel: &Launch,
-    sizes: &Sizes,
-    kinds: &[&'static Kind],
-    schedules: &[&str],
-) -> Result<Report, String> {
+pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) -> Result<Report, String> {
     let parse = |name: &&str| {
         let schedule = Schedule::parse(name).ok_or_else(|| format!("no schedule {name}"))?;
         Ok(((*name).to_owned(), schedule))
@@ -63,8 +57,7 @@ pub fn mutate(
     let schedules: Vec<(String, Schedule)> = schedules.iter().map(parse).collect::<Result<_, String>>()?;
     let equivalents = equivalents(kernel.name)?;
     let ptx = needed(arch, kernel.name);
-    let mut plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
-    plan.kinds = kinds.to_vec();
+    let plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
     run(&plan, |trial| observe(arch, trial, cases_of(kernel, sizes)), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
 }
@@ -91,7 +84,43 @@ pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
     // Labels are `$L__BB`, the number of the function, `_`, and their own.
     let mut parts = text.split("$L__BB");
     let first = parts.next().unwrap_or_default().to_owned();
-    Ok(parts.fold(first, |code, part| code + "$L__BB_" + part.split_once('_').map_or(part, |(_, label)| label)))
+    Ok(parts
+        .fold(first, |code, part| code + "$L__BB_" + part.split_once('_').map_or(part, |(_, label)| label)))
+}
+
+/// A kernel's PTX with a clamp of SwiGLU left out everywhere, by name; empty if it has none. In unrolled code no case
+/// need reach each clamp by itself, so that these are no mutants of one instruction.
+pub fn without_clamps(arch: Arch, kernel: &Launch) -> Vec<(&'static str, String)> {
+    let ptx = needed(arch, kernel.name);
+    let drop = |clamp: &str, which: fn(usize) -> bool| -> String {
+        let mut count = 0;
+        let line = |line: &str| match line.trim_start().strip_prefix(clamp).map(|rest| rest.split(',')) {
+            Some(mut operands) => {
+                count += 1;
+                match (which(count), operands.next(), operands.next()) {
+                    (true, Some(to), Some(from)) => format!("mov.b32 {to}, {from};\n"),
+                    _ => format!("{line}\n"),
+                }
+            }
+            None => format!("{line}\n"),
+        };
+        ptx.lines().map(line).collect()
+    };
+    if !ptx.contains("min.NaN.f32") {
+        return Vec::new();
+    }
+    // The compiler leaves the two minima of a pair of gate and up next to each other.
+    vec![
+        ("half of the upper clamps", drop("min.NaN.f32", |n| n % 2 == 0)),
+        ("the other half", drop("min.NaN.f32", |n| n % 2 == 1)),
+        ("the lower clamps", drop("max.NaN.f32", |_| true)),
+    ]
+}
+
+/// Why a kernel's cases fail with another PTX text; `None` if they do not.
+pub fn failure(arch: Arch, kernel: &Launch, ptx: &str, sizes: &Sizes) -> Result<Option<String>, String> {
+    let trial = Trial { ptx, schedule: Schedule::default(), budget: 1 << 26 };
+    Ok(observe(arch, &trial, cases_of(kernel, sizes))?.wrong)
 }
 
 /// The cases of a kernel.

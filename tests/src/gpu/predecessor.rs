@@ -45,7 +45,10 @@ pub fn waiting(arch: Arch) -> impl Iterator<Item = &'static str> {
 }
 
 /// Which entry is for each argument of a launch, if any is.
-pub fn touches<'a>(launch: &'a Launch, values: &'a [Value<'_>]) -> impl Iterator<Item = Option<&'static str>> {
+pub fn touches<'a>(
+    launch: &'a Launch,
+    values: &'a [Value<'_>],
+) -> impl Iterator<Item = Option<&'static str>> {
     let settled = launch.args.iter().zip(values).any(|(arg, value)| {
         let Value::U32(flags) = value else { return false };
         arg.name == "fold_alpha" && flags & ROUTING_SETTLED != 0

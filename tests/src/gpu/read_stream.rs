@@ -17,8 +17,7 @@ fn check(device: &dyn Device, steps: u32, grid: u32) -> Check {
         // A step is read 16 bytes a thread, as often as it takes.
         let (step, thread) = (at / (STEP_BYTES as usize / 4), at / 4 % THREADS as usize);
         let block = step % grid as usize;
-        want[block * THREADS as usize + thread] ^=
-            u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+        want[block * THREADS as usize + thread] ^= u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
     }
     let mut fold = vec![POISON; want.len() * 4];
     let dims = Dims { grid: [grid, 1, 1], block: LAUNCH.bounds.block, shared_bytes: LAUNCH.shared_bytes };

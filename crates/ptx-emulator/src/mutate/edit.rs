@@ -272,18 +272,6 @@ pub(super) fn swap_pair(i: &Instruction) -> Option<String> {
     }
 }
 
-/// An f32 minimum or maximum becomes one of its operands.
-pub(super) fn drop_clamp(i: &Instruction, operand: usize) -> Option<String> {
-    if i.opcode.last()? != "f32" || i.operands.len() != 3 {
-        return None;
-    }
-    changed(i, |i| {
-        i.opcode = vec!["mov".to_owned(), "b32".to_owned()];
-        i.operands = vec![i.operands[0].clone(), i.operands[operand].clone()];
-        Some(())
-    })
-}
-
 /// `[name_param_N]` becomes `[name_param_M]` with M = N - 1.
 pub(super) fn parameter_before(i: &Instruction) -> Option<String> {
     changed(i, |i| match i.operands.get_mut(1)? {

@@ -99,11 +99,9 @@ pub const KINDS: &[Kind] = &[
         &["tcgen05.cp"], |i| offset_address(i, 0, 1)),
     kind("shift-copy-row", "a copy starts 16 bytes on: at the next row of scales",
         &["tcgen05.cp"], |i| computed(i, 1, "b64", |x, to| format!("add.s64 {to}, {x}, 1;"))),
-    // Values: 9.7.9.21, 9.7.3.
+    // Values: 9.7.9.21, and the wrong buffer.
     kind("swap-pair", "two converted 8-bit values, scales of two rows for instance, change places",
         &["cvt"], swap_pair),
-    kind("drop-clamp", "a minimum or maximum is its first operand", &["min", "max"], |i| drop_clamp(i, 1)),
-    kind("clamp-only", "a minimum or maximum is its second operand", &["min", "max"], |i| drop_clamp(i, 2)),
     kind("parameter-before", "a pointer is the parameter before it, alpha of gate instead of up's",
         &["ld.param.b64", "ld.param.u64"], parameter_before),
     kind("delete-dealloc", "tensor memory is not given back", &["tcgen05.dealloc"], delete),
