@@ -1,13 +1,16 @@
 //! Every fence, wait, commit, barrier, parity and so on of the committed kernels is needed: each mutant of their PTX is
 //! noticed by the kernel's cases on the emulator, or listed in `tests/data/equivalents` with the reason why it makes no
-//! difference.
+//! difference. A trial per kernel; `exhaustive/KERNEL`, ignored by default, has every schedule. `clamps/KERNEL` leaves out
+//! the clamps of SwiGLU.
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::process::ExitCode;
 
 use kernels::launch::{Arch, Launch, TABLE};
+use libtest_mimic::{Arguments, Failed, Trial};
 use megamoe_tests::gpu::Sizes;
-use megamoe_tests::gpu::mutation::{cases_of, code, mutate};
+use megamoe_tests::gpu::mutation::{EXHAUSTIVE, SCHEDULES, cases_of, code, failure, mutate, without_clamps};
 use ptx_emulator::mutate::{kinds, mutants};
 
 /// Kernels whose surviving mutants nobody has judged yet: neither listed nor killed by a new case.
@@ -18,78 +21,92 @@ const PENDING: &[&str] = &[
     "expert_gemm_narrow_swiglu_bf16",
     "expert_gemm_narrow_swiglu_f32",
     "expert_gemm_narrow_plain_f32",
-    "combine",
-    "count_slots",
-    "dense_bf16_linear",
-    "dense_bf16_swiglu",
-    "dense_fp8_linear",
-    "dense_fp8_swiglu",
-    "place_slots",
-    "prepare_rows_bf16",
-    "prepare_rows_nvfp4_bf16",
-    "prepare_rows_nvfp4_f32",
-    "route_tokens",
-    "router_logits",
-    "rows_amax_bf16",
-    "rows_amax_f32",
-    "sort_slots",
 ];
 
-/// Judges a kernel's mutants; the reports of those that are not as they should be.
-fn faults(kernel: &Launch) -> String {
-    assert!(!cases_of(kernel, &Sizes::FEW).is_empty(), "{} has no cases", kernel.name);
+/// Judges a kernel's mutants; fails with the reports of those that are not as they should be.
+fn judge(kernel: &Launch, schedules: &[&str]) -> Result<(), Failed> {
+    if cases_of(kernel, &Sizes::FEW).is_empty() {
+        return Err(format!("{} has no cases", kernel.name).into());
+    }
     let (mut judged, mut faults) = (HashSet::new(), String::new());
     for &arch in kernel.archs {
         // The portable kernels are the same text for both.
-        if !judged.insert(code(arch, kernel).unwrap()) {
+        if !judged.insert(code(arch, kernel)?) {
             continue;
         }
-        let report = mutate(arch, kernel, &Sizes::FEW).unwrap();
+        let report = mutate(arch, kernel, &Sizes::FEW, schedules)?;
         println!("{}\n{report}", arch.name());
         if !report.good() {
             faults += &format!("{}, {}\n{report}", kernel.name, arch.name());
         }
     }
-    faults
+    if faults.is_empty() { Ok(()) } else { Err(faults.into()) }
 }
 
-#[test]
-fn every_mutant_is_noticed() {
-    for kernel in TABLE.iter().filter(|k| !PENDING.contains(&k.name)) {
-        let faults = faults(kernel);
-        assert!(faults.is_empty(), "{faults}");
+/// Whether a kernel's cases notice that a clamp is gone.
+fn clamps(kernel: &Launch) -> Result<(), Failed> {
+    let arch = kernel.archs[0];
+    for (what, ptx) in without_clamps(arch, kernel) {
+        match failure(arch, kernel, &ptx, &Sizes::FEW)? {
+            Some(failure) => println!("without {what}: {}", failure.lines().next().unwrap_or_default()),
+            None => return Err(format!("nothing notices that {what} are gone").into()),
+        }
     }
+    Ok(())
 }
 
-#[test]
-#[ignore = "their survivors are not judged yet"]
-fn every_mutant_of_the_pending_kernels_is_noticed() {
-    let faults: String = TABLE.iter().filter(|k| PENDING.contains(&k.name)).map(faults).collect();
-    assert!(faults.is_empty(), "{faults}");
-}
-
-#[test]
-fn pending_kernels_exist() {
-    assert!(PENDING.iter().all(|name| TABLE.iter().any(|k| k.name == *name)));
+fn pending_kernels_exist() -> Result<(), Failed> {
+    match PENDING.iter().find(|name| TABLE.iter().all(|k| k.name != **name)) {
+        None => Ok(()),
+        Some(name) => Err(format!("there is no {name}").into()),
+    }
 }
 
 /// The quantisers hand partial maxima over through shared memory: a barrier each.
-#[test]
-fn barriers_of_the_quantisers() {
-    let kinds = kinds(&["delete-barrier"]).unwrap();
+fn barriers_of_the_quantisers() -> Result<(), Failed> {
+    let kinds = kinds(&["delete-barrier"])?;
     for arch in Arch::ALL {
         for name in ["quantize_nvfp4_rows", "swiglu_quantize_nvfp4"] {
-            assert_eq!(mutants(arch.ptx(), name, &kinds).unwrap().len(), 1, "{name}");
+            let count = mutants(arch.ptx(), name, &kinds)?.len();
+            if count != 1 {
+                return Err(format!("{name} has {count} barriers").into());
+            }
         }
     }
+    Ok(())
 }
 
 /// A list whose kernel is gone would never be looked at.
-#[test]
-fn lists_are_of_kernels() {
+fn lists_are_of_kernels() -> Result<(), Failed> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/equivalents");
-    for file in folder.read_dir().into_iter().flatten() {
-        let name = file.unwrap().file_name().into_string().unwrap();
-        assert!(TABLE.iter().any(|k| name == format!("{}.txt", k.name)), "{name} is not KERNEL.txt");
+    for file in folder.read_dir()? {
+        let name = file?.file_name();
+        if TABLE.iter().all(|k| *name != *format!("{}.txt", k.name)) {
+            return Err(format!("{} is not KERNEL.txt", name.display()).into());
+        }
     }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // A kernel's mutants use every core already.
+    arguments.test_threads.get_or_insert(1);
+    let is_pending = |kernel: &Launch| PENDING.contains(&kernel.name);
+    let mut trials = vec![
+        Trial::test("pending_kernels_exist", pending_kernels_exist),
+        Trial::test("barriers_of_the_quantisers", barriers_of_the_quantisers),
+        Trial::test("lists_are_of_kernels", lists_are_of_kernels),
+    ];
+    for kernel in TABLE {
+        let trial = Trial::test(kernel.name, move || judge(kernel, &SCHEDULES));
+        trials.push(trial.with_ignored_flag(is_pending(kernel)));
+        let trial = Trial::test(format!("exhaustive/{}", kernel.name), move || judge(kernel, &EXHAUSTIVE));
+        trials.push(trial.with_ignored_flag(true));
+        if !without_clamps(kernel.archs[0], kernel).is_empty() {
+            let trial = Trial::test(format!("clamps/{}", kernel.name), move || clamps(kernel));
+            trials.push(trial.with_ignored_flag(is_pending(kernel)));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

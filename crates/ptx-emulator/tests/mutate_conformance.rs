@@ -35,7 +35,7 @@ fn good(report: &Report, killed: usize, equivalent: usize) {
 
 #[test]
 fn softmax() {
-    good(&mutate("softmax_sm90", Mode::StrictPtx, &[], &ONE), 3, 0);
+    good(&mutate("softmax_sm90", Mode::StrictPtx, &[], &ONE), 4, 0);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn gemm_nvfp4() {
 fn exhaustive() {
     let schedules: Vec<Schedule> =
         Schedule::NAMED.iter().map(|s| s.1).chain((1..=4).map(Schedule::Seeded)).collect();
-    good(&mutate("softmax_sm90", Mode::StrictPtx, &[], &schedules), 3, 0);
-    good(&mutate("gemm_bf16_sm90", Mode::StrictPtx, &[], &schedules), 41, 2);
-    good(&mutate("gemm_nvfp4_sm100", Mode::CutlassCompatible, &[], &schedules), 49, 8);
+    good(&mutate("softmax_sm90", Mode::StrictPtx, &[], &schedules), 4, 0);
+    good(&mutate("gemm_bf16_sm90", Mode::StrictPtx, &[], &schedules), 43, 2);
+    good(&mutate("gemm_nvfp4_sm100", Mode::CutlassCompatible, &[], &schedules), 53, 8);
 }

@@ -238,6 +238,15 @@ const EDITS: &[(&str, &str, Option<&str>)] = &[
              tcgen05.cp.cta_group::1.32x128b.warpx4 [%r1], %mutated; }",
         ),
     ),
+    (
+        "swap-pair",
+        "cvt.rn.f16x2.e4m3x2 %r1, %h1;",
+        Some("cvt.rn.f16x2.e4m3x2 %r1, %h1; shf.l.wrap.b32 %r1, %r1, %r1, 16;"),
+    ),
+    ("swap-pair", "cvt.rn.f16x2.f32 %r1, %f1, %f2;", None),
+    ("swap-pair", "cvt.rn.satfinite.e4m3x2.f32 %h1, %f1, %f2;", None),
+    ("parameter-before", "ld.param.b64 %rd1, [k_param_1];", Some("ld.param.b64 %rd1, [k_param_0];")),
+    ("parameter-before", "ld.param.u64 %rd1, [k_param_0];", None),
     ("delete-dealloc", "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r1, 256;", Some("")),
 ];
 
@@ -269,8 +278,9 @@ const WGMMA: &[(&str, &str, Option<&str>)] = &[
 
 #[test]
 fn every_kind() {
-    let sources = EDITS.iter().map(|e| (e, entry("", e.1)));
-    let hopper = WGMMA.iter().map(|e| (e, entry("", e.1).replace("sm_100a", "sm_90a")));
+    let parameters = ".param .u64 k_param_0, .param .u64 k_param_1";
+    let sources = EDITS.iter().map(|e| (e, entry(parameters, e.1)));
+    let hopper = WGMMA.iter().map(|e| (e, entry(parameters, e.1).replace("sm_100a", "sm_90a")));
     for ((kind, instruction, expected), source) in sources.chain(hopper) {
         load(&source).unwrap_or_else(|e| panic!("{instruction}: {e}"));
         let found = mutants(&source, "k", &kinds(&[kind]).unwrap()).unwrap();

@@ -49,12 +49,12 @@ fn killed() {
     let text = out(&run);
     assert_eq!(run.status.code(), Some(0), "{text}");
     assert!(text.contains("killed: delete-barrier softmax#2 `bar.sync 0;`"), "{text}");
-    assert!(text.contains("softmax: 3 mutants, 3 killed, 0 equivalent, 0 survived"), "{text}");
+    assert!(text.contains("softmax: 4 mutants, 4 killed, 0 equivalent, 0 survived"), "{text}");
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json.path()).unwrap()).unwrap();
     assert_eq!(report["good"], true);
     assert_eq!(report["compares_outputs"], true);
     let mutants = report["mutants"].as_array().unwrap();
-    assert_eq!(mutants.len(), 3);
+    assert_eq!(mutants.len(), 4);
     assert!(mutants.iter().all(|m| m["status"] == "killed" && m["schedule"] == "round-robin"));
     assert!(mutants[2]["killed_by"].as_str().unwrap().contains("race"), "{}", mutants[2]);
 }
@@ -85,7 +85,7 @@ fn lives_or_is_listed_wrongly() {
 fn lists() {
     let run = mutate(&["--list"]);
     assert_eq!(run.status.code(), Some(0));
-    assert_eq!(out(&run).lines().count(), 3, "{}", out(&run));
+    assert_eq!(out(&run).lines().count(), 4, "{}", out(&run));
     assert!(out(&run).contains("(line 171): (nothing)"), "{}", out(&run));
     let run = mutate(&["--kinds", "help"]);
     assert!(out(&run).contains("flip-parity"), "{}", out(&run));

@@ -3,6 +3,7 @@
 //! It runs the same text as a card, so it says what a card's run says about values, and more: a finding (an
 //! uninitialised value that matters, a race, an access outside a buffer, a write to an input) fails the launch.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use kernels::launch::{Arch, ArgType, Dims, Launch};
@@ -10,8 +11,8 @@ use ptx_emulator::check::{Checks, Finding};
 use ptx_emulator::device::{Device, DeviceError, LaunchConfig, LoadedModule};
 use ptx_emulator::machine::{Argument, Outcome, Schedule};
 
-use super::Value;
 use super::outputs::POISON;
+use super::{Value, predecessor};
 
 /// Findings that an error lists.
 const LISTED: usize = 10;
@@ -25,7 +26,15 @@ pub struct Emulator {
     budget: u64,
     /// One launch at a time: its blocks use every core already.
     loaded: Mutex<(Device, LoadedModule)>,
+    predecessor: Option<Predecessor>,
     seen: Mutex<Seen>,
+}
+
+/// What runs before a launch.
+struct Predecessor {
+    module: LoadedModule,
+    /// Entries that wait for it; the others are launched in the ordinary way.
+    waiting: HashSet<&'static str>,
 }
 
 /// What the launches so far have shown.
@@ -48,7 +57,15 @@ impl Emulator {
         let mut device = Device::new();
         let module = device.load_module(ptx).map_err(|e| e.to_string())?;
         let (loaded, seen) = (Mutex::new((device, module)), Mutex::default());
-        Ok(Self { arch, schedule, budget: BUDGET, loaded, seen })
+        Ok(Self { arch, schedule, budget: BUDGET, loaded, predecessor: None, seen })
+    }
+
+    /// With a [`predecessor`] of each launch of a kernel that waits, as the built-in PTX has it.
+    pub fn after_predecessor(mut self) -> Result<Self, String> {
+        let (device, _) = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let module = device.load_module(&predecessor::ptx(self.arch)).map_err(|e| e.to_string())?;
+        self.predecessor = Some(Predecessor { module, waiting: predecessor::waiting(self.arch).collect() });
+        Ok(self)
     }
 
     /// With another limit of warp instructions per cluster.
@@ -93,6 +110,18 @@ impl super::Device for Emulator {
         let (device, module) = &mut *loaded;
         let (arguments, buffers): (Vec<Argument>, Vec<Option<u64>>) =
             values.iter().map(|value| argument(device, value)).unzip();
+        let depends = match &self.predecessor {
+            Some(before) if before.waiting.contains(launch.name) => {
+                before.run(device, launch, values, &buffers)?;
+                true
+            }
+            _ => false,
+        };
+        for (value, address) in values.iter().zip(&buffers) {
+            if let (Value::In(_), Some(address)) = (value, address) {
+                device.protect(*address);
+            }
+        }
         let config = LaunchConfig {
             // 0 = without clusters.
             cluster: launch.bounds.cluster.map(|blocks| blocks.max(1)),
@@ -100,6 +129,7 @@ impl super::Device for Emulator {
             schedule: self.schedule,
             checks: Checks::default(),
             budget: self.budget,
+            programmatic_dependent: depends,
             ..LaunchConfig::new(dims.grid, dims.block)
         };
         let ran =
@@ -118,6 +148,40 @@ impl super::Device for Emulator {
         });
         buffers.into_iter().flatten().for_each(|address| device.free(address));
         outcome.and(read.map_err(|e| e.to_string()))
+    }
+}
+
+impl Predecessor {
+    /// Touches every buffer that other kernels of a layer touch.
+    fn run(
+        &self,
+        device: &Device,
+        launch: &Launch,
+        values: &[Value<'_>],
+        buffers: &[Option<u64>],
+    ) -> Result<(), String> {
+        let mut is_first = true;
+        for ((entry, value), address) in predecessor::touches(launch, values).zip(values).zip(buffers) {
+            let (Some(entry), Some(address)) = (entry, address) else { continue };
+            let words = match value {
+                Value::In(bytes) => bytes.len() / 4,
+                Value::Out(bytes) => bytes.len() / 4,
+                _ => 0,
+            };
+            let config = LaunchConfig {
+                // The first one takes the place of what has been before.
+                programmatic_dependent: !is_first,
+                ..LaunchConfig::new([1, 1, 1], [predecessor::THREADS, 1, 1])
+            };
+            is_first = false;
+            let arguments = [Argument::B64(*address), Argument::B32(words as u32)];
+            let outcome =
+                device.launch(&self.module, entry, &config, &arguments).map_err(|e| e.to_string())?;
+            if let Some(finding) = outcome.findings.first() {
+                return Err(format!("the kernel before: {finding}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -148,15 +212,11 @@ fn fits(arch: Arch, launch: &Launch, dims: Dims, values: &[Value<'_>]) -> Result
     Ok(())
 }
 
-/// The argument, and its buffer. Inputs are read-only; an output that holds nothing but poison is uninitialised to
+/// The argument, and its buffer. An output that holds nothing but poison is uninitialised to
 /// the emulator, so that reading it before writing it is a finding too.
 fn argument(device: &mut Device, value: &Value<'_>) -> (Argument, Option<u64>) {
     let address = match value {
-        Value::In(bytes) => {
-            let address = device.upload_new(bytes);
-            device.protect(address);
-            address
-        }
+        Value::In(bytes) => device.upload_new(bytes),
         Value::Out(bytes) if bytes.iter().all(|&b| b == POISON) => device.allocate(bytes.len()),
         Value::Out(bytes) => device.upload_new(bytes),
         Value::Null => return (Argument::B64(0), None),

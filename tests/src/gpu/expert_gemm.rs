@@ -460,8 +460,9 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
             };
             parts.push((problem.clone(), others));
             let limit = f32::INFINITY;
-            parts
-                .push((Problem { fold: true, gather: false, segment: 16, gap: 3, limit, ..problem }, vec![]));
+            let flags = form.flags;
+            let other = Problem { fold: true, gather: false, segment: 16, gap: 3, limit, flags, ..problem };
+            parts.push((other, vec![]));
         }
         if form.threads.is_empty() {
             // More than one block of row tiles, the last one short; more units than the ring has stages.

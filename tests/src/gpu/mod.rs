@@ -29,7 +29,9 @@ pub mod mirror;
 pub mod mma_model;
 pub mod mutation;
 pub mod outputs;
+pub mod predecessor;
 pub mod quantize;
+pub mod read_stream;
 pub mod repack;
 pub mod routing;
 pub mod swiglu;
@@ -164,6 +166,7 @@ pub fn mirrored_cases() -> Vec<Case> {
 /// The other ones.
 fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     let mut cases = repack::cases(sizes);
+    cases.extend(read_stream::cases(sizes));
     for form in [&expert_gemm::SMALL, &expert_gemm::WIDE, &expert_gemm::NARROW] {
         cases.extend(expert_gemm::cases(form, sizes));
     }

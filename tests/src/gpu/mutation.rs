@@ -16,17 +16,54 @@ use super::{Case, Sizes, cases_at, routing};
 
 /// Schedules, by what is likely to notice most: warps in turn, consumers first, late copies.
 pub const SCHEDULES: [&str; 3] = ["round-robin", "consumer-first", "async-late"];
+/// Every schedule that has a name, and two at random.
+pub const EXHAUSTIVE: [&str; 8] = [
+    "round-robin",
+    "producer-first",
+    "consumer-first",
+    "async-at-once",
+    "async-late",
+    "async-reversed",
+    "seed:1",
+    "seed:2",
+];
 
-/// The mutants of a kernel, judged by its cases at `sizes`.
-pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes) -> Result<Report, String> {
-    let schedules = SCHEDULES.map(|name| (name.to_owned(), Schedule::parse(name).unwrap_or_default()));
+/// Kernels that the cases of another launch too.
+const COMPANIONS: [(&str, &str); 1] = [("place_slots", "count_slots")];
+
+/// The built-in PTX without the entries that a kernel's cases do not launch: an emulator loads it sooner. Lines keep
+/// their numbers.
+fn needed(arch: Arch, kernel: &str) -> String {
+    let mut text = String::new();
+    let mut keeps = true;
+    for line in arch.ptx().lines() {
+        if let Some(entry) = line.strip_prefix(".visible .entry ") {
+            let name = entry.split('(').next().unwrap_or_default();
+            keeps = name == kernel || COMPANIONS.contains(&(kernel, name));
+        }
+        text += if keeps { line } else { "" };
+        text.push('\n');
+        keeps |= line == "}";
+    }
+    text
+}
+
+/// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`].
+pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) -> Result<Report, String> {
+    let parse = |name: &&str| {
+        let schedule = Schedule::parse(name).ok_or_else(|| format!("no schedule {name}"))?;
+        Ok(((*name).to_owned(), schedule))
+    };
+    let schedules: Vec<(String, Schedule)> = schedules.iter().map(parse).collect::<Result<_, String>>()?;
     let equivalents = equivalents(kernel.name)?;
-    let plan = Plan::new(arch.ptx(), kernel.name, &equivalents).schedules(schedules);
+    let ptx = needed(arch, kernel.name);
+    let plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
     run(&plan, |trial| observe(arch, trial, cases_of(kernel, sizes)), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
 }
 
-/// A kernel's code without what names the architecture: the emulator makes no difference between two that are equal.
+/// A kernel's code without what names the architecture or the kernel's place in the module: the emulator makes no
+/// difference between two that are equal.
 pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
     let module = parse(arch.ptx()).map_err(|e| e.to_string())?;
     let shared = |item: &&Item| match item {
@@ -34,7 +71,7 @@ pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
         Item::Variable(_) => true,
         Item::Raw(_) => false,
     };
-    Ok(module
+    let text: String = module
         .items
         .iter()
         .filter(shared)
@@ -43,7 +80,47 @@ pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
             Item::Variable(v) => v.to_string(),
             Item::Raw(text) => text.clone(),
         })
-        .collect())
+        .collect();
+    // Labels are `$L__BB`, the number of the function, `_`, and their own.
+    let mut parts = text.split("$L__BB");
+    let first = parts.next().unwrap_or_default().to_owned();
+    Ok(parts
+        .fold(first, |code, part| code + "$L__BB_" + part.split_once('_').map_or(part, |(_, label)| label)))
+}
+
+/// A kernel's PTX with a clamp of SwiGLU left out everywhere, by name; empty if it has none. In unrolled code no case
+/// need reach each clamp by itself, so that these are no mutants of one instruction.
+pub fn without_clamps(arch: Arch, kernel: &Launch) -> Vec<(&'static str, String)> {
+    let ptx = needed(arch, kernel.name);
+    let drop = |clamp: &str, which: fn(usize) -> bool| -> String {
+        let mut count = 0;
+        let line = |line: &str| match line.trim_start().strip_prefix(clamp).map(|rest| rest.split(',')) {
+            Some(mut operands) => {
+                count += 1;
+                match (which(count), operands.next(), operands.next()) {
+                    (true, Some(to), Some(from)) => format!("mov.b32 {to}, {from};\n"),
+                    _ => format!("{line}\n"),
+                }
+            }
+            None => format!("{line}\n"),
+        };
+        ptx.lines().map(line).collect()
+    };
+    if !ptx.contains("min.NaN.f32") {
+        return Vec::new();
+    }
+    // The compiler leaves the two minima of a pair of gate and up next to each other.
+    vec![
+        ("half of the upper clamps", drop("min.NaN.f32", |n| n % 2 == 0)),
+        ("the other half", drop("min.NaN.f32", |n| n % 2 == 1)),
+        ("the lower clamps", drop("max.NaN.f32", |_| true)),
+    ]
+}
+
+/// Why a kernel's cases fail with another PTX text; `None` if they do not.
+pub fn failure(arch: Arch, kernel: &Launch, ptx: &str, sizes: &Sizes) -> Result<Option<String>, String> {
+    let trial = Trial { ptx, schedule: Schedule::default(), budget: 1 << 26 };
+    Ok(observe(arch, &trial, cases_of(kernel, sizes))?.wrong)
 }
 
 /// The cases of a kernel.
@@ -56,7 +133,8 @@ pub fn cases_of(kernel: &Launch, sizes: &Sizes) -> Vec<Case> {
 
 /// Runs cases until one fails.
 fn observe(arch: Arch, trial: &Trial<'_>, cases: Vec<Case>) -> Result<Observation, String> {
-    let emulator = Emulator::with_ptx(arch, trial.schedule, trial.ptx)?.budget(trial.budget);
+    let emulator =
+        Emulator::with_ptx(arch, trial.schedule, trial.ptx)?.budget(trial.budget).after_predecessor()?;
     let failed = cases.into_iter().find_map(|case| {
         let name = case.name.clone();
         case.run(&emulator).err().map(|e| format!("{name}: {e}"))

@@ -260,3 +260,27 @@ pub(super) fn shift_scale(i: &Instruction, operand: usize) -> Option<String> {
     }
     offset_address(i, operand, 1)
 }
+
+/// The halves of what two 8-bit values are converted to, exchanged.
+pub(super) fn swap_pair(i: &Instruction) -> Option<String> {
+    let pair = has(i, "f16x2") && (has(i, "e4m3x2") || has(i, "e5m2x2")) && i.opcode.last()?.ends_with("x2");
+    match i.operands.first()? {
+        Operand::Name(to) if pair && i.guard.is_none() && i.opcode.last()? != "f16x2" => {
+            Some(format!("{i} shf.l.wrap.b32 {to}, {to}, {to}, 16;"))
+        }
+        _ => None,
+    }
+}
+
+/// `[name_param_N]` becomes `[name_param_M]` with M = N - 1.
+pub(super) fn parameter_before(i: &Instruction) -> Option<String> {
+    changed(i, |i| match i.operands.get_mut(1)? {
+        Operand::Address { base, .. } => {
+            let Operand::Name(name) = &mut **base else { return None };
+            let (entry, number) = name.rsplit_once("_param_")?;
+            *name = format!("{entry}_param_{}", number.parse::<u32>().ok()?.checked_sub(1)?);
+            Some(())
+        }
+        _ => None,
+    })
+}

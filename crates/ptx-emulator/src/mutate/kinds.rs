@@ -99,6 +99,11 @@ pub const KINDS: &[Kind] = &[
         &["tcgen05.cp"], |i| offset_address(i, 0, 1)),
     kind("shift-copy-row", "a copy starts 16 bytes on: at the next row of scales",
         &["tcgen05.cp"], |i| computed(i, 1, "b64", |x, to| format!("add.s64 {to}, {x}, 1;"))),
+    // Values: 9.7.9.21, and the wrong buffer.
+    kind("swap-pair", "two converted 8-bit values, scales of two rows for instance, change places",
+        &["cvt"], swap_pair),
+    kind("parameter-before", "a pointer is the parameter before it, alpha of gate instead of up's",
+        &["ld.param.b64", "ld.param.u64"], parameter_before),
     kind("delete-dealloc", "tensor memory is not given back", &["tcgen05.dealloc"], delete),
 ];
 

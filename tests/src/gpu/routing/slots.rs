@@ -285,6 +285,19 @@ pub fn cases(scale: Scale) -> Vec<Case> {
             (8, 8, 0, 2, 4),
         ],
     );
+    // As many as some warps of a block walk twice for.
+    let twice = Problem {
+        max_tokens: 100,
+        tokens: 100,
+        top_k: 6,
+        experts: 20,
+        first: 3,
+        local: 9,
+        shared: false,
+        tile: 8,
+        ids: Ids::Skewed,
+        non_finite: true,
+    };
     let forms: &[Option<u32>] =
         scale.pick(&[None, Some(3)], &[None, Some(1), Some(5)], &[None, Some(1), Some(7), Some(64)]);
     let mut cases = Vec::new();
@@ -302,10 +315,19 @@ pub fn cases(scale: Scale) -> Vec<Case> {
                 shared: false,
                 tile,
                 ids,
-                non_finite: i % 2 == 0,
+                // The first of the few has no token that could be.
+                non_finite: i % 2 == 1,
             };
             case.part(p, n * top_k, move |device| check_counts(p, device, 1 + i as u32 * 3));
         }
+        cases.push(case);
+    }
+    let mut case = Case::new(COUNT, "twice");
+    case.part(twice, 600, move |device| check_counts(twice, device, 1));
+    cases.push(case);
+    for (kernel, form) in [(SORT, None), (PLACE, Some(1))] {
+        let mut case = Case::new(kernel, "twice");
+        case.part(twice, 600, move |device| twice.check(device, form));
         cases.push(case);
     }
     for &form in forms {
