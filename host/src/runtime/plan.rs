@@ -213,9 +213,11 @@ impl LayerPlan {
             let (ids, _) = call.swiglu(tokens)?;
             call.measure_h(ids, tokens)?;
             let l2_routed = scale(2)?;
-            let l2_shared = match layout.shared.maxima.bytes {
-                0 => scale(3)?,
-                _ => scale_at(layout.shared.maxima.at(workspace))?,
+            let l2_shared = match &self.image.shared {
+                None => scale(3)?,
+                Some(apart) if apart.quantises() => scale_at(layout.shared.maxima.at(workspace))?,
+                // Not quantised: no scale.
+                Some(_) => 0.0,
             };
             if self.options.act_scale_l2 == ActScaleL2::Warmup {
                 let mut values = vec![l2_routed; self.shape.local.len()];

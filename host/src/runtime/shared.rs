@@ -58,7 +58,7 @@ impl SharedRegions {
     }
 
     /// Whether quantised rows enter.
-    fn quantises(&self) -> bool {
+    pub(super) fn quantises(&self) -> bool {
         matches!((self.l1, self.l2), (Product::Nvfp4(_), Product::Nvfp4(_)))
     }
 
