@@ -20,7 +20,7 @@ mod card {
     use super::{Completion, Failed, Trial};
     use megamoe_tests::gpu::Unavailable;
     use megamoe_tests::layer::card::Card;
-    use megamoe_tests::layer::card_cases::{CASES, Outcome, break_context};
+    use megamoe_tests::layer::card_cases::{CASES, Case, Outcome, break_context};
 
     /// Set in the process that breaks its context.
     const CHILD: &str = "MEGAMOE_BREAK_CONTEXT";
@@ -42,9 +42,7 @@ mod card {
     }
 
     pub fn trials() -> Vec<Trial> {
-        let case = |(name, body): (&str, fn(&Card) -> Outcome)| {
-            Trial::ignorable_test(format!("cuda/{name}"), move || on_card(body))
-        };
+        let case = |(name, body): Case| Trial::ignorable_test(format!("cuda/{name}"), move || on_card(body));
         let mut all: Vec<_> = CASES.into_iter().map(case).collect();
         all.push(Trial::ignorable_test("cuda/error/broken-context", || on_card(|_| broken_context())));
         all

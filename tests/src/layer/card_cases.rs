@@ -23,8 +23,11 @@ const NOWHERE: DevicePtr = DevicePtr(0x7f00_0000_0000_0000);
 /// A case's result when it cannot be run here: the reason.
 pub type Outcome = Result<Option<String>, String>;
 
+/// A name and what is done.
+pub type Case = (&'static str, fn(&Card) -> Outcome);
+
 /// Every case that leaves the context whole; [`break_context`] is for a child process.
-pub const CASES: [(&str, fn(&Card) -> Outcome); 12] = [
+pub const CASES: [Case; 12] = [
     ("graph/replay-is-eager", |card| done(replay_is_eager(card))),
     ("graph/own-routing", |card| done(own_routing(card))),
     ("graph/other-streams", |card| done(other_streams(card))),
