@@ -9,7 +9,7 @@ use ptx_emulator::machine::Schedule;
 const FAULTS: [(&str, &str); 9] = [
     // Gathered rows are not shown to wgmma, or announced before they are there.
     ("fence.proxy.async.shared::cta;", ""),
-    ("cp.async.wait_group 2;", "cp.async.wait_group 7;"),
+    ("cp.async.wait_group 1;", "cp.async.wait_group 7;"),
     // Nobody counts the bytes of the weights.
     ("mbarrier.expect_tx.relaxed.cta.shared::cta.b64", "//"),
     // The second k16 step takes the columns of the first.

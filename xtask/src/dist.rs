@@ -45,9 +45,16 @@ pub fn run(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The GPU tests (every `tests/tests/gpu_*.rs`) and the benches (`tests/src/bin/gpu_*.rs`), built with the feature `cuda`: name and file.
+/// The test of whole layers, which has cases for a card beside those for the emulator.
+const LAYER_TEST: &str = "layer";
+/// The command line.
+const PROGRAM: &str = "megamoe";
+
+/// The GPU tests (every `tests/tests/gpu_*.rs`, and that of whole layers), the benches (`tests/src/bin/gpu_*.rs`) and the
+/// command line, built with the feature `cuda`: name and file.
 fn programs(ws: &Workspace) -> Result<Vec<(String, PathBuf)>> {
-    let tests = gpu_files(ws, "tests/tests")?;
+    let mut tests = gpu_files(ws, "tests/tests")?;
+    tests.push(LAYER_TEST.to_owned());
     let common = ["--release", "--package", "megamoe-tests", "--features", "cuda"];
     let mut build = ws.cargo_cuda()?.args(["test", "--no-run"]).args(common);
     for test in &tests {
@@ -60,10 +67,14 @@ fn programs(ws: &Workspace) -> Result<Vec<(String, PathBuf)>> {
         build = build.args(["--bin", bench]);
     }
     programs.extend(executables(&build.args(["--message-format", "json-render-diagnostics"]).read()?)?);
-    programs.retain(|(name, _)| name.starts_with("gpu_"));
+    let build = ws.cargo_cuda()?.args(["build", "--release", "--package", PROGRAM, "--features", "cuda,cli"]);
+    let build = build.args(["--bin", PROGRAM, "--message-format", "json-render-diagnostics"]);
+    let wanted = |name: &str| name.starts_with("gpu_") || name == LAYER_TEST;
+    programs.retain(|(name, _)| wanted(name));
+    programs.extend(executables(&build.read()?)?.into_iter().filter(|(name, _)| name == PROGRAM));
     programs.sort();
     programs.dedup_by(|a, b| a.0 == b.0);
-    ensure!(programs.len() == tests.len() + benches.len(), "cargo built {programs:?}");
+    ensure!(programs.len() == tests.len() + benches.len() + 1, "cargo built {programs:?}");
     Ok(programs)
 }
 

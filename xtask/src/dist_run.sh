@@ -36,7 +36,7 @@ case $capability in
 *) arch= ;;
 esac
 
-for test in gpu_*; do
+for test in gpu_* layer; do
     case $test in *bench*) continue ;; esac
     # What the emulator runs says nothing about this card.
     step "$test, built-in PTX" "./$test" --skip emulator-

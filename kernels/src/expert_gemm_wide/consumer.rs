@@ -6,7 +6,7 @@ use cuda_std::wgmma_rs::{self, DESCRIPTOR_K16};
 use cuda_std::{mbarrier, wgmma};
 
 use super::Operands;
-use super::layout::{CHUNK, CHUNK_BYTES, CHUNK_PITCH, Form, Position, UNIT, WARP_ROW_TILES};
+use super::layout::{CHUNK, CHUNK_BYTES, CHUNK_PITCH, Form, Position, STAGE_UNITS, UNIT, WARP_ROW_TILES};
 use super::loader::Loader;
 use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
@@ -80,15 +80,16 @@ impl Warp {
         }
     }
 
-    /// The warp's units of the stage at `at`.
+    /// The warp's units of unit `half` of the stage at `at`.
     ///
     /// # Safety
     /// The stage is full.
     #[inline(always)]
-    unsafe fn load<F: Form>(&self, at: Position) -> [Unit; 2] {
-        let first = self.shared + F::A_OFFSET + at.slot * F::A_BYTES + self.index * (WARP_ROW_TILES * UNIT);
+    unsafe fn load<F: Form>(&self, at: Position, half: u32) -> [Unit; 2] {
+        let own = self.index * (WARP_ROW_TILES * STAGE_UNITS * UNIT) + half * UNIT;
+        let first = self.shared + F::A_OFFSET + at.slot * F::A_BYTES + own;
         // SAFETY: the caller's duty.
-        unsafe { [Unit::load(first, self.lane), Unit::load(first + UNIT, self.lane)] }
+        unsafe { [Unit::load(first, self.lane), Unit::load(first + STAGE_UNITS * UNIT, self.lane)] }
     }
 }
 
@@ -200,20 +201,25 @@ unsafe fn multiply<F: Form, const N: usize>(
     // when the group that reads them is done.
     unsafe {
         me.wait_full::<F>(*at);
-        let mut units = me.load::<F>(*at);
+        let mut half = 0;
+        let mut units = me.load::<F>(*at, half);
         let mut even = [units[0].fragment(me.table, 0), units[1].fragment(me.table, 0)];
         let mut previous = *at;
         loop {
-            let b = wgmma_rs::descriptor(me.shared + at.slot * F::B_BYTES);
+            let b = wgmma_rs::descriptor(me.shared + at.slot * F::B_BYTES + half * F::UNIT_B_BYTES);
             wgmma_rs::rs_pair_step(&mut acc, even[0], even[1], b);
             wgmma::wait_group::<1>();
-            if left != k_units {
+            if half == 0 && left != k_units {
                 me.release::<F>(previous);
             }
             let odd = [units[0].fragment(me.table, 1), units[1].fragment(me.table, 1)];
             wgmma_rs::rs_pair_step(&mut acc, odd[0], odd[1], b + DESCRIPTOR_K16);
-            loader.fetch::<F>(at.ahead::<F>(F::AHEAD), me.shared, me.notes, operands, blocks);
-            loader.announce::<F>(at.ahead::<F>(F::AHEAD - F::LAG).slot, me.shared);
+            left -= 1;
+            // Once in a stage, when the others have had time to give the slot back.
+            if half == STAGE_UNITS - 1 || left == 0 {
+                loader.fetch::<F>(at.ahead::<F>(F::AHEAD), me.shared, me.notes, operands, blocks);
+                loader.announce::<F>(at.ahead::<F>(F::AHEAD - F::LAG).slot, me.shared);
+            }
             wgmma::wait_group::<1>();
             even = [units[0].fragment(me.table, 2), units[1].fragment(me.table, 2)];
             wgmma_rs::rs_pair_step(&mut acc, even[0], even[1], b + 2 * DESCRIPTOR_K16);
@@ -221,14 +227,18 @@ unsafe fn multiply<F: Form, const N: usize>(
             let odd = [units[0].fragment(me.table, 3), units[1].fragment(me.table, 3)];
             wgmma_rs::rs_pair_step(&mut acc, odd[0], odd[1], b + 3 * DESCRIPTOR_K16);
             wgmma::wait_group::<1>();
-            previous = *at;
-            at.advance::<F>();
-            left -= 1;
+            half ^= 1;
+            if half == 0 || left == 0 {
+                previous = *at;
+                at.advance::<F>();
+            }
             if left == 0 {
                 break;
             }
-            me.wait_full::<F>(*at);
-            units = me.load::<F>(*at);
+            if half == 0 {
+                me.wait_full::<F>(*at);
+            }
+            units = me.load::<F>(*at, half);
             even = [units[0].fragment(me.table, 0), units[1].fragment(me.table, 0)];
         }
         wgmma::wait_group::<0>();

@@ -25,11 +25,14 @@ pub const WARPS: u32 = 8;
 /// Threads of a block.
 pub const THREADS: u32 = 32 * WARPS;
 
+/// k units of a stage; the last one of a tile may have fewer.
+pub const STAGE_UNITS: u32 = 2;
+
 /// A form of the kernel: how wide its tiles are, and how the shared memory is divided.
 pub trait Form {
     /// Widest tile in tokens.
     const WIDTH: u32;
-    /// Stages of the ring, one k unit each.
+    /// Stages of the ring, [`STAGE_UNITS`] k units each.
     const STAGES: u32;
     /// Stages that are brought ahead of the one in use.
     const AHEAD: u32;
@@ -42,10 +45,12 @@ pub trait Form {
 
     /// Row tiles of a block's tile.
     const ROW_TILES: u32 = WARPS * WARP_ROW_TILES;
-    /// Bytes of a stage's tokens.
-    const B_BYTES: u32 = Self::WIDTH * B_ROW_BYTES;
-    /// Bytes of a stage's weights.
-    const A_BYTES: u32 = Self::ROW_TILES * UNIT;
+    /// Bytes of a unit's tokens.
+    const UNIT_B_BYTES: u32 = Self::WIDTH * B_ROW_BYTES;
+    /// Bytes of a stage's tokens: unit by unit.
+    const B_BYTES: u32 = STAGE_UNITS * Self::UNIT_B_BYTES;
+    /// Bytes of a stage's weights: row tile by row tile.
+    const A_BYTES: u32 = Self::ROW_TILES * STAGE_UNITS * UNIT;
     /// Offset of the first stage's weights; the tokens start at 0, aligned for the swizzle.
     const A_OFFSET: u32 = Self::STAGES * Self::B_BYTES;
     /// Offset of the staging areas, one per warp.
@@ -65,11 +70,10 @@ pub trait Form {
 
     /// Fails compilation if the numbers do not fit together.
     const FITS: () = {
-        assert!(Self::B_BYTES.is_multiple_of(1024), "the swizzle's pattern starts at multiples of 1024");
+        assert!(Self::UNIT_B_BYTES.is_multiple_of(1024), "the swizzle's pattern starts at multiples of 1024");
         assert!(Self::A_BYTES.is_multiple_of(16) && CHUNK_BYTES.is_multiple_of(16));
         assert!(Self::NOTES_BYTES.is_multiple_of(16));
-        // A stage is announced before its use, and the slot of the next one to bring has been given back by a warp
-        // that is one stage behind.
+        // A stage is announced before its use.
         assert!(Self::LAG < Self::AHEAD && Self::AHEAD < Self::STAGES);
         // 227 KiB for one block of an SM; all blocks share 228, each with 1 KiB of its own.
         assert!(Self::SHARED_BYTES <= 232_448);
@@ -83,9 +87,9 @@ pub struct Wide;
 
 impl Form for Wide {
     const WIDTH: u32 = 128;
-    const STAGES: u32 = 8;
-    const AHEAD: u32 = 6;
-    const LAG: u32 = 2;
+    const STAGES: u32 = 4;
+    const AHEAD: u32 = 3;
+    const LAG: u32 = 1;
     const REGISTERS: u32 = 248;
     const BLOCKS_PER_SM: u32 = 1;
 }
@@ -95,9 +99,9 @@ pub struct Narrow;
 
 impl Form for Narrow {
     const WIDTH: u32 = 32;
-    const STAGES: u32 = 7;
-    const AHEAD: u32 = 5;
-    const LAG: u32 = 2;
+    const STAGES: u32 = 3;
+    const AHEAD: u32 = 2;
+    const LAG: u32 = 1;
     const REGISTERS: u32 = 128;
     const BLOCKS_PER_SM: u32 = 2;
 }
@@ -161,7 +165,7 @@ mod tests {
             at.advance::<Wide>();
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
-        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (227_856, 113_152));
+        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (227_792, 99_776));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use cuda_std::prelude::*;
 use cuda_std::wgmma_rs::{B_ROW_BYTES, swizzled_chunk};
 use cuda_std::{bulk, cp_async, fence, mbarrier};
 
-use super::layout::{Form, Position, THREADS, UNIT, WARP_ROW_TILES};
+use super::layout::{Form, Position, STAGE_UNITS, THREADS, UNIT, WARP_ROW_TILES};
 use super::notes::{Notes, Who};
 use super::{Operands, width_of};
 
@@ -17,7 +17,7 @@ const BATCH_ROWS: u32 = THREADS / UNIT_CHUNKS;
 const BATCHES: usize = 4;
 
 // A batch further the swizzle is the same.
-const _: () = assert!(BATCH_ROWS.is_multiple_of(8));
+const _: () = assert!(BATCH_ROWS.is_multiple_of(8) && STAGE_UNITS == 2);
 
 /// One warp's copies, stage by stage through all tiles of the block.
 ///
@@ -26,7 +26,7 @@ const _: () = assert!(BATCH_ROWS.is_multiple_of(8));
 /// barrier, which also counts the bytes of all warps' weights. The stages past the last tile's are empty, but have
 /// their turn as all others.
 pub struct Loader {
-    /// Stages left of the current tile; 0 at a stage's turn: nothing is left.
+    /// Units left of the current tile; 0 at a stage's turn: nothing is left.
     left: u32,
     /// The warp's first unit of the next stage.
     weights: *const u8,
@@ -87,14 +87,16 @@ impl Loader {
             mbarrier::wait_parity(shared + at.empty::<F>(), at.parity ^ 1);
             warp::sync_warp(warp::FULL);
             if self.left != 0 {
+                let units = self.left.min(STAGE_UNITS);
                 if warp::elect(warp::FULL) {
                     let full = shared + at.full::<F>();
                     // This warp's arrival is still to come, so the phase stays.
-                    mbarrier::expect_tx(full, WARP_ROW_TILES * UNIT);
-                    let own = thread::thread_idx_x() / 32 * (WARP_ROW_TILES * UNIT);
+                    mbarrier::expect_tx(full, WARP_ROW_TILES * UNIT * units);
+                    let own = thread::thread_idx_x() / 32 * (WARP_ROW_TILES * STAGE_UNITS * UNIT);
                     let to = shared + F::A_OFFSET + own + at.slot * F::A_BYTES;
-                    bulk::load(to, self.weights, UNIT, full);
-                    bulk::load(to + UNIT, self.weights.wrapping_add(self.second as usize), UNIT, full);
+                    bulk::load(to, self.weights, UNIT * units, full);
+                    let second = self.weights.wrapping_add(self.second as usize);
+                    bulk::load(to + STAGE_UNITS * UNIT, second, UNIT * units, full);
                 }
                 let to = self.place + at.slot * F::B_BYTES;
                 let mut batch = 0;
@@ -103,12 +105,16 @@ impl Loader {
                     if self.wanted > first as i32 {
                         let from = self.b.wrapping_add(self.rows[batch] as usize * 16);
                         cp_async::copy_16(to + first * B_ROW_BYTES, from);
+                        if units == STAGE_UNITS {
+                            let second = to + F::UNIT_B_BYTES + first * B_ROW_BYTES;
+                            cp_async::copy_16(second, from.wrapping_add(B_ROW_BYTES as usize));
+                        }
                     }
                     batch += 1;
                 }
-                self.weights = self.weights.wrapping_add(UNIT as usize);
-                self.b = self.b.wrapping_add(B_ROW_BYTES as usize);
-                self.left -= 1;
+                self.weights = self.weights.wrapping_add((STAGE_UNITS * UNIT) as usize);
+                self.b = self.b.wrapping_add((STAGE_UNITS * B_ROW_BYTES) as usize);
+                self.left -= units;
                 if self.left == 0 {
                     self.next_tile::<F>(notes, operands, blocks);
                 }
@@ -176,4 +182,4 @@ impl Loader {
 }
 
 /// [`Form::LAG`] of every form, as a literal.
-const LAG: u32 = 2;
+const LAG: u32 = 1;

@@ -3,6 +3,10 @@
 //! A case makes a layer and a call, runs it on the device between poisoned outputs, and compares every element with the
 //! f64 oracle under the project's bar ([`BAR`]), NaN exactly where the oracle has NaN; or compares two runs bit for bit.
 
+#[cfg(feature = "cuda")]
+pub mod card;
+#[cfg(feature = "cuda")]
+pub mod card_cases;
 mod cases;
 mod problem;
 
