@@ -137,7 +137,7 @@ impl WorkspaceLayout {
 }
 
 /// As many columns as [`SLOT_RESULT_BYTES`] hold, in equal chunks.
-fn chunk_columns(hidden: usize, rows: usize) -> usize {
+pub(super) fn chunk_columns(hidden: usize, rows: usize) -> usize {
     let most = SLOT_RESULT_BYTES / (rows.max(1) * 4);
     if most >= hidden {
         return hidden;
