@@ -10,6 +10,8 @@ pub mod card_cases;
 mod cases;
 mod linear;
 mod problem;
+pub mod record;
+pub mod rig;
 
 use megamoe::io::LayerOutput;
 use megamoe::metrics::{BAR, Metrics};
