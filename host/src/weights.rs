@@ -5,6 +5,8 @@
 use half::bf16;
 use nvfp4::routing::Scoring;
 
+mod quantise;
+
 /// Sizes and constants of a layer, validated by the loader.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerConfig {

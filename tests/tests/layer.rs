@@ -9,7 +9,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use megamoe::emulator::EmulatorDevice;
 use megamoe::runtime::Device;
 use megamoe_tests::gpu::Unavailable;
-use megamoe_tests::layer::{Sizes, cases};
+use megamoe_tests::layer::{LinearSizes, Sizes, cases, linear_cases};
 use ptx_emulator::machine::Schedule;
 
 type Shared = Arc<dyn Device + Send + Sync>;
@@ -34,11 +34,11 @@ fn open_card() -> Opened {
 
 fn trials(
     prefix: String,
-    sizes: &Sizes,
+    sizes: (&Sizes, &LinearSizes),
     open: impl Fn() -> Opened + Send + Sync + 'static,
 ) -> impl Iterator<Item = Trial> {
     let device: Arc<(OnceLock<Opened>, _)> = Arc::new((OnceLock::new(), open));
-    cases(sizes).into_iter().map(move |case| {
+    cases(sizes.0).into_iter().chain(linear_cases(sizes.1)).map(move |case| {
         let device = Arc::clone(&device);
         Trial::ignorable_test(format!("{prefix}{}", case.name), move || {
             match device.0.get_or_init(&device.1) {
@@ -54,15 +54,19 @@ fn trials(
 }
 
 fn emulated(arch: Arch, schedule: Schedule, prefix: &str) -> impl Iterator<Item = Trial> {
-    trials(format!("emulator-{}/{prefix}", arch.name()), &Sizes::EMULATOR, move || {
-        let device = EmulatorDevice::with_ptx(arch, arch.ptx(), schedule);
-        device.map(|d| Arc::new(d) as Shared).map_err(|e| Unavailable::Broken(e.to_string()))
-    })
+    trials(
+        format!("emulator-{}/{prefix}", arch.name()),
+        (&Sizes::EMULATOR, &LinearSizes::EMULATOR),
+        move || {
+            let device = EmulatorDevice::with_ptx(arch, arch.ptx(), schedule);
+            device.map(|d| Arc::new(d) as Shared).map_err(|e| Unavailable::Broken(e.to_string()))
+        },
+    )
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let all = trials("cuda/".to_owned(), &Sizes::CARD, open_card)
+    let all = trials("cuda/".to_owned(), (&Sizes::CARD, &LinearSizes::CARD), open_card)
         .chain(emulated(Arch::Sm90a, Schedule::RoundRobin, ""))
         .chain(emulated(Arch::Sm100a, Schedule::RoundRobin, ""));
     libtest_mimic::run(&arguments, all.collect()).exit_code()

@@ -1,11 +1,12 @@
 //! A layer on a card: weights in one allocation, a workspace shared by all layers, forward calls on the caller's stream.
 
 use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
 
 use kernels::launch::{Arch, Dims};
 
+use super::health::Health;
 use super::{Context, CudaDevice, CudaQueue, DeviceBuffer, KernelSet, RawStream, Stream};
+use crate::Result;
 use crate::io::Stats;
 use crate::options::WarmupScales;
 use crate::runtime::plan::{LayerIo, LayerPlan};
@@ -13,10 +14,6 @@ use crate::runtime::shape::LayerOptions;
 use crate::runtime::workspace::{STATS, WorkspaceLayout, stats};
 use crate::runtime::{Args, DevicePtr, Queue};
 use crate::weights::LayerWeights;
-use crate::{Error, Result};
-
-/// Driver errors after which nothing can run in the context any more.
-const STICKY: [u32; 9] = [700, 702, 709, 713, 714, 715, 716, 717, 719];
 
 /// Memory for the forward calls of one device, shared by all layers; calls that use it are ordered by one stream.
 #[derive(Debug)]
@@ -56,6 +53,12 @@ impl Workspace {
         self.buffer.bytes()
     }
 
+    /// Its address, for calls in `context`, which must be its own.
+    pub(super) fn for_calls_in(&self, context: &Context) -> Result<DevicePtr> {
+        context.check_same(&self.context, "workspace")?;
+        Ok(self.buffer.ptr())
+    }
+
     /// Sets every byte but the counters: a test's poison. No call depends on what is left from an earlier one.
     pub fn fill(&mut self, stream: &Stream, byte: u8) -> Result<()> {
         self.buffer.fill_bytes(stream, byte)?;
@@ -69,8 +72,7 @@ pub struct MoeLayer {
     set: KernelSet,
     plan: LayerPlan,
     weights: DeviceBuffer<u8>,
-    /// The error that broke the context, once there was one.
-    failed: Mutex<Option<String>>,
+    health: Health,
 }
 
 impl MoeLayer {
@@ -82,7 +84,7 @@ impl MoeLayer {
         let memory = DeviceBuffer::alloc(set.context(), plan.bytes())?;
         // SAFETY: memory of that size.
         unsafe { plan.load(weights, &device, memory.ptr())? };
-        Ok(MoeLayer { set: set.clone(), plan, weights: memory, failed: Mutex::new(None) })
+        Ok(MoeLayer { set: set.clone(), plan, weights: memory, health: Health::default() })
     }
 
     /// Bytes that a layer with these weights takes, before it is loaded.
@@ -128,14 +130,14 @@ impl MoeLayer {
         io: &LayerIo,
         workspace: &Workspace,
     ) -> Result<()> {
-        self.check_usable()?;
-        self.set.context().check_same(&workspace.context, "workspace")?;
+        self.health.check()?;
+        let memory = workspace.for_calls_in(self.set.context())?;
         // SAFETY: the caller's.
         let result = unsafe {
             let queue = self.set.on(stream.into());
-            self.plan.enqueue(&queue, io, workspace.buffer.ptr(), workspace.bytes())
+            self.plan.enqueue(&queue, io, memory, workspace.bytes())
         };
-        self.remember(result)
+        self.health.remember(result)
     }
 
     /// As [`forward`](Self::forward), but only the first `launches` launches are enqueued: for timing them apart.
@@ -150,16 +152,16 @@ impl MoeLayer {
         workspace: &Workspace,
         launches: usize,
     ) -> Result<Vec<&'static str>> {
-        self.check_usable()?;
-        self.set.context().check_same(&workspace.context, "workspace")?;
+        self.health.check()?;
+        let memory = workspace.for_calls_in(self.set.context())?;
         // SAFETY: the caller's.
         let result = unsafe {
             let queue =
                 Prefix { queue: self.set.on(stream.into()), most: launches, names: RefCell::default() };
-            let done = self.plan.enqueue(&queue, io, workspace.buffer.ptr(), workspace.bytes());
+            let done = self.plan.enqueue(&queue, io, memory, workspace.bytes());
             done.map(|()| queue.names.into_inner())
         };
-        self.remember(result)
+        self.health.remember(result)
     }
 
     /// Measures the constants of the `Warmup` policies on a calibration batch, and waits.
@@ -167,13 +169,12 @@ impl MoeLayer {
     /// # Safety
     /// As [`forward`](Self::forward).
     pub unsafe fn measure_warmup(&self, io: &LayerIo, workspace: &Workspace) -> Result<WarmupScales> {
-        self.check_usable()?;
-        self.set.context().check_same(&workspace.context, "workspace")?;
+        self.health.check()?;
+        let memory = workspace.for_calls_in(self.set.context())?;
         let device = CudaDevice::new(&self.set)?;
         // SAFETY: the caller's.
-        let result =
-            unsafe { self.plan.measure_warmup(&device, io, workspace.buffer.ptr(), workspace.bytes()) };
-        self.remember(result)
+        let result = unsafe { self.plan.measure_warmup(&device, io, memory, workspace.bytes()) };
+        self.health.remember(result)
     }
 
     /// Waits for `stream` and says what went wrong on it; a broken context is remembered.
@@ -181,27 +182,10 @@ impl MoeLayer {
     /// # Safety
     /// `stream` is a live stream of the layer's context.
     pub unsafe fn synchronize(&self, stream: RawStream) -> Result<()> {
-        self.check_usable()?;
+        self.health.check()?;
         // SAFETY: the caller's.
         let stream = unsafe { Stream::borrow(self.set.context(), stream) };
-        self.remember(stream.synchronize())
-    }
-
-    fn check_usable(&self) -> Result<()> {
-        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(first) => Err(Error::Poisoned { first: first.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    fn remember<T>(&self, result: Result<T>) -> Result<T> {
-        if let Err(error @ Error::Driver { code, .. }) = &result
-            && STICKY.contains(code)
-        {
-            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| error.to_string());
-        }
-        result
+        self.health.remember(stream.synchronize())
     }
 }
 

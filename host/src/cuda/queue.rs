@@ -1,4 +1,4 @@
-//! The runtime's [`Queue`] and [`Device`] on a card.
+//! The runtime's [`Queue`](runtime::Queue) and [`Device`](runtime::Device) on a card.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ mod dims;
 mod gemm;
 mod grids;
 pub mod image;
+pub mod linear;
 pub mod plan;
 mod ptr;
 mod regions;

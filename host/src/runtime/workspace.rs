@@ -17,7 +17,7 @@ pub const CHUNK_COLUMNS: usize = 256;
 /// Rows that an expert's segment is padded to.
 pub const ROW_TILE: u32 = 1;
 
-/// Words of counters at the start of a workspace: those of [`Stats`](crate::io::Stats) in its order but for the third
+/// Words of counters at the start of a workspace: those of [`Stats`] in its order but for the third
 /// and fourth (invalid slots, foreign slots, non-finite rows, invalid tokens, saturated blocks of L1, of L2), and as many
 /// again for slots that are not asked for (a call for the shared expert alone), of which only the non-finite rows are
 /// reported. Zeroed when the workspace is made; calls only add.
@@ -137,7 +137,7 @@ impl WorkspaceLayout {
 }
 
 /// As many columns as [`SLOT_RESULT_BYTES`] hold, in equal chunks.
-fn chunk_columns(hidden: usize, rows: usize) -> usize {
+pub(super) fn chunk_columns(hidden: usize, rows: usize) -> usize {
     let most = SLOT_RESULT_BYTES / (rows.max(1) * 4);
     if most >= hidden {
         return hidden;

@@ -1,15 +1,21 @@
 //! What only a card can show: graphs, streams, workspaces, memory that runs out, a context that breaks.
 
+use half::bf16;
 use megamoe::Error;
-use megamoe::cuda::{CudaDevice, Device, DeviceBuffer, Graph, MoeLayer, Stream, Workspace};
+use megamoe::cpu::{LinearMode, RowScale};
+use megamoe::cuda::{
+    CudaDevice, Device, DeviceBuffer, Graph, MoeLayer, Nvfp4GroupedLinear, Stream, Workspace,
+};
 use megamoe::options::{ActScale, ActScaleL2, Activations, Part};
 use megamoe::runtime::DevicePtr;
 use megamoe::runtime::backend::HostLayer;
+use megamoe::runtime::linear::LinearIo;
 use megamoe::runtime::plan::{LayerIo, Tokens};
 use megamoe::runtime::shape::LayerOptions;
+use megamoe::weights::Nvfp4Matrix;
 
 use super::card::{Bits, Buffers, Card, capture, eager, replay, text};
-use super::{Call, Check, Routing, RowKind, Shared, Spec};
+use super::{Call, Check, Random, Routing, RowKind, Shared, Spec};
 
 /// Tokens that buffers and graphs are made for.
 const MAX_TOKENS: usize = 131;
@@ -27,7 +33,7 @@ pub type Outcome = Result<Option<String>, String>;
 pub type Case = (&'static str, fn(&Card) -> Outcome);
 
 /// Every case that leaves the context whole; [`break_context`] is for a child process.
-pub const CASES: [Case; 12] = [
+pub const CASES: [Case; 13] = [
     ("graph/replay-is-eager", |card| done(replay_is_eager(card))),
     ("graph/own-routing", |card| done(own_routing(card))),
     ("graph/other-streams", |card| done(other_streams(card))),
@@ -39,6 +45,7 @@ pub const CASES: [Case; 12] = [
     ("workspace/too-small", |card| done(small_workspace(card))),
     ("memory/out-of-memory", |card| done(out_of_memory(card))),
     ("memory/calls-allocate-nothing", |card| done(calls_allocate_nothing(card))),
+    ("linear/replay-is-eager", |card| done(linear_replay_is_eager(card))),
     ("device/second", second_device),
 ];
 
@@ -370,6 +377,66 @@ fn calls_allocate_nothing(card: &Card) -> Check {
         if after != before {
             return Err(format!("{form:?}: {before} bytes free before 40 calls, {after} after"));
         }
+    }
+    Ok(())
+}
+
+/// A grouped linear map: one graph for every token count up to its buffers'.
+fn linear_replay_is_eager(card: &Card) -> Check {
+    let (groups, cols, rows) = (4, 1024, 512);
+    let weight = |seed| {
+        let mut random = Random(seed);
+        let data: Vec<_> = (0..rows * cols).map(|_| bf16::from_f32(0.05 * random.normal())).collect();
+        Nvfp4Matrix::from_bf16(rows, cols, &data).map_err(text("quantise"))
+    };
+    let weights = (0..groups as u64).map(weight).collect::<Result<Vec<_>, _>>()?;
+    let mut random = Random(15);
+    let x: Vec<u16> =
+        (0..MAX_TOKENS * groups * cols).map(|_| bf16::from_f32(random.normal()).to_bits()).collect();
+    for mode in [LinearMode::W4A16, LinearMode::W4A4(RowScale::TensorDynamic)] {
+        let run = || -> megamoe::Result<Check> {
+            let stream = &card.stream;
+            let map = Nvfp4GroupedLinear::load(&card.set, &weights, mode)?;
+            let mut workspace = Workspace::new(card.context(), map.workspace_bytes(MAX_TOKENS)?)?;
+            let input = DeviceBuffer::from_slice(stream, &x)?;
+            let mut count = DeviceBuffer::<u32>::alloc(card.context(), 1)?;
+            let mut output = DeviceBuffer::<u16>::alloc(card.context(), MAX_TOKENS * groups * rows)?;
+            for &form in card.forms() {
+                let io = LinearIo {
+                    rows: input.ptr(),
+                    tokens: Tokens::Device(count.ptr()),
+                    max_tokens: MAX_TOKENS,
+                    output: output.ptr(),
+                    output_f32: DevicePtr::NULL,
+                    form: Some(form),
+                };
+                // SAFETY: the buffers live until the results are read, as they do below.
+                let graph = Graph::capture(card.context(), |on| unsafe { map.forward(on, &io, &workspace) })?;
+                for tokens in [MAX_TOKENS as u32, 1, 0, 40] {
+                    count.copy_from_host(stream, &[tokens])?;
+                    let mut results = Vec::new();
+                    for replayed in [true, false] {
+                        output.fill_bytes(stream, 0xff)?;
+                        workspace.fill(stream, 0xff)?;
+                        // SAFETY: as above.
+                        unsafe {
+                            if replayed {
+                                graph.replay(stream)?;
+                            } else {
+                                map.forward(stream, &io, &workspace)?;
+                            }
+                        }
+                        results.push(output.to_vec(stream)?);
+                    }
+                    let untouched = &results[0][tokens as usize * groups * rows..];
+                    if results[0] != results[1] || untouched.iter().any(|&v| v != u16::MAX) {
+                        return Ok(Err(format!("{mode:?}, {form:?}, {tokens} tokens: other bits")));
+                    }
+                }
+            }
+            Ok(Ok(()))
+        };
+        run().map_err(text("linear"))??;
     }
     Ok(())
 }

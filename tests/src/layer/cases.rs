@@ -9,7 +9,7 @@ use super::problem::{Call, Routing, RowKind, Shared, Spec};
 use super::{Check, against_oracle, forms, run, same_bits};
 
 /// What a case does.
-type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
+pub(super) type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
 
 /// One test.
 pub struct Case {

@@ -8,7 +8,10 @@ pub mod card;
 #[cfg(feature = "cuda")]
 pub mod card_cases;
 mod cases;
+mod linear;
 mod problem;
+pub mod record;
+pub mod rig;
 
 use megamoe::io::LayerOutput;
 use megamoe::metrics::{BAR, Metrics};
@@ -20,6 +23,7 @@ use megamoe::runtime::plan::Form;
 use megamoe::runtime::shape::LayerOptions;
 
 pub use cases::{Case, Sizes, cases};
+pub use linear::{LinearSizes, Map, linear_cases};
 pub use problem::{Call, Random, Routing, RowKind, Shared, Spec};
 
 /// The result of a case; the error is for people.

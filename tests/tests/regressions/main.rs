@@ -5,7 +5,10 @@
 //! the real implementation, which must pass, and on every mutant, which must not: a test that cannot fail proves
 //! nothing.
 
+mod arguments;
 mod blind;
+mod calls;
+mod device;
 mod formats;
 mod harness;
 mod layer;
