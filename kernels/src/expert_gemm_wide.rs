@@ -55,7 +55,7 @@ pub mod tiles;
 use layout::{Form, Narrow, THREADS, WARPS, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
-/// What is multiplied; see [`ARGS_SWIGLU`] for shapes.
+/// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
 #[derive(Clone, Copy)]
 pub struct Operands {
     /// Packed weights.

@@ -6,7 +6,7 @@
 //!
 //! A block takes a contiguous chunk of slots, its walking warps contiguous parts of that, 32 slots at a time.
 //! `match.any` gives each slot its rank among the 32; a warp's count per expert in shared memory gives the ranks before.
-//! [`walk`] runs twice: once from 0 to count, and once from where each warp's rows of each expert start, to place.
+//! `walk` runs twice: once from 0 to count, and once from where each warp's rows of each expert start, to place.
 
 use cuda_std::atomic;
 use cuda_std::prelude::*;

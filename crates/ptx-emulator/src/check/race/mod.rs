@@ -9,14 +9,14 @@
 //! of it, or both are morally strong; and an access through the async proxy with a generic one unless it is fenced.
 //! Completion of an operation of the async proxy carries an implicit fence, so that a waiter needs none.
 //!
-//! Clocks are kept by CTA, only for CTAs that an actor has heard of, and shared until they change ([`clock`]): a grid of
+//! Clocks are kept by CTA, only for CTAs that an actor has heard of, and shared until they change (`clock`): a grid of
 //! many CTAs costs what its synchronisation spreads. What is released is kept with the scope and the CTA of its release;
-//! strong locations hand it on as the memory model says ([`release`]).
+//! strong locations hand it on as the memory model says (`release`).
 //!
 //! **Many CTAs.** Clusters that can synchronise (kernels with strong accesses to global memory or atomics) are
 //! interleaved on one host thread, deterministically, and share one detector: CTAs are numbered by cluster and rank,
 //! threads by CTA. Clusters that cannot run in parallel with a detector each; which global bytes each of them has touched
-//! is noted, and compared in cluster order when all have ended ([`footprint`]). Neither depends on host timing. The same
+//! is noted, and compared in cluster order when all have ended (`footprint`). Neither depends on host timing. The same
 //! note of a whole kernel is what may be in flight while a dependent kernel starts.
 //!
 //! Shadow granularity is four bytes with a byte mask: a cell of 32 bytes holds the last write and the reader since
