@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn the_descriptor_is_cutlass_s_constant() {
-        assert_eq!(descriptor(0), 0x4000_4000_0001_0000);
+        assert_eq!(descriptor(0), 0x4000_0040_0001_0000);
         // The rank of the block in its cluster is not part of it.
-        assert_eq!(descriptor(0x0100_2400), 0x4000_4000_0001_0240);
+        assert_eq!(descriptor(0x0100_2400), 0x4000_0040_0001_0240);
         assert_eq!(descriptor(1024) + DESCRIPTOR_K16, descriptor(1024 + 32));
     }
 
