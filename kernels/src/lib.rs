@@ -26,6 +26,7 @@ pub mod expert_list;
 pub mod fragment;
 pub mod group;
 pub mod launch;
+pub mod operand;
 pub mod place_slots;
 pub mod prepare_rows_bf16;
 pub mod prepare_rows_nvfp4_bf16;
