@@ -39,24 +39,21 @@
 //! Columns of K and shared memory: see [`stages`] and [`warps`]. Whatever is loop-invariant in shared memory takes
 //! [`FIXED_BYTES`]; tokens take `8 * (128 * k_units + 16)`, the rings the rest.
 
-use crate::epilogue;
-use crate::expand::{self, Table};
+use crate::expand::Table;
+use crate::expert_gemm_mma::{
+    Epilogue, FOLD_ALPHA, GROUP_TOKENS, Gemm, Plain, ROUTING_SETTLED, Scales, Swiglu, TOKEN_GAP,
+    UNIT_TOKEN_BYTES, UnitWeights, entries, launches, unit_warp,
+};
 use crate::expert_list::{self, ExpertList};
-use crate::fragment::{CODE_BYTES, GATE_UP_FEATURES, TILE_ROWS, UNIT_BYTES};
+use crate::fragment::{CODE_BYTES, UNIT_BYTES};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
-use cuda_std::half::bf16x2_from_f32;
 use cuda_std::prelude::*;
-use cuda_std::{bulk, grid, mbarrier, mma};
+use cuda_std::{bulk, grid, mbarrier};
 
-/// Bit of the argument `fold_alpha`: the scales are multiplied with each other first.
-pub const FOLD_ALPHA: u32 = 1;
-/// Bit of the argument `fold_alpha`: `counts` and `offsets` are complete when the kernel starts, whatever the kernel
-/// that it depends on still writes.
-pub const ROUTING_SETTLED: u32 = 2;
 /// Most warps of a block.
 pub const MAX_WARPS: u32 = 24;
-/// Tokens of a tile: columns of the MMA.
-pub const TOKENS: u32 = 8;
+/// Tokens of a tile.
+pub const TOKENS: u32 = GROUP_TOKENS;
 /// Units of 64 columns of a stage.
 pub const STAGE_UNITS: u32 = 4;
 /// Bytes of a stage.
@@ -65,10 +62,6 @@ const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
 const RING_BARRIERS: u32 = 88;
 /// Most stages of a ring; one lane each initialises its barrier.
 const MAX_STAGES: u32 = 16;
-/// Bytes of a unit's columns of one token.
-const UNIT_TOKEN_BYTES: u32 = 128;
-/// Bytes between two token rows: a 16-byte bank group further in each, for `ldmatrix`.
-const TOKEN_GAP: u32 = 16;
 
 /// Byte offsets in dynamic shared memory.
 mod at {
@@ -145,195 +138,8 @@ pub const fn dims(k_units: u32, sms: u32) -> Option<Dims> {
 /// Bounds of the kernels.
 pub const BOUNDS: LaunchBounds = LaunchBounds::block(32 * MAX_WARPS).min_ctas(1);
 
-macro_rules! launch {
-    ($name:literal, $out:literal, [$($up:expr)?], [$($limit:expr)?]) => {
-        Launch {
-            name: $name,
-            bounds: BOUNDS,
-            shared_bytes: SHARED_BYTES,
-            archs: &Arch::ALL,
-            geometry: Geometry::Warps,
-            args: &[
-                Arg::input("weights", "u8, fragment order: [experts][row_tiles][k_units] units; 16-byte aligned"),
-                Arg::input("alpha", "f32 [experts]: global scale of the weights (of gate)"),
-                $($up,)?
-                Arg::input("b", "f16 [b_rows, 64 * k_units], padding zero; 16-byte aligned"),
-                Arg::input("b_scale", "f32 [b_rows]: scale of each row; NaN for a row of zeros in place of NaN"),
-                Arg::input("row_token", "u32 [rows]: row of b of each expert row; or null for the row itself"),
-                Arg::input("offsets", "u32 [experts]: first row of each expert"),
-                Arg::input("counts", "u32 [experts]: rows of each expert"),
-                Arg::output("out", $out),
-                Arg::u32("experts", "1 to 385"),
-                Arg::u32("row_tiles", "row tiles of each expert's matrix"),
-                Arg::u32("k_units", "units of 64 columns"),
-                Arg::u32("first_tile", "first row tile to compute"),
-                Arg::u32("tile_count", "row tiles to compute, at least 1"),
-                Arg::u32("features", "features of a matrix; what is past them is not stored"),
-                Arg::u32("out_stride", "elements from one row of out to the next"),
-                Arg::u32("fold_alpha", "bit 0: acc * (b_scale * alpha), else (acc * b_scale) * alpha; bit 1: ROUTING_SETTLED"),
-                $($limit,)?
-            ],
-        }
-    };
-}
-
-/// `expert_gemm_small_swiglu_bf16`.
-pub const SWIGLU_BF16: Launch = launch!(
-    "expert_gemm_small_swiglu_bf16",
-    "bf16 [rows, out_stride]: column = feature - 8 * first_tile",
-    [Arg::input("alpha_up", "f32 [experts]: global scale of up")],
-    [Arg::f32("limit", "SwiGLU clamp, positive; +infinity for none")]
-);
-/// `expert_gemm_small_swiglu_f32`.
-pub const SWIGLU_F32: Launch = launch!(
-    "expert_gemm_small_swiglu_f32",
-    "f32 [rows, out_stride]: column = feature - 8 * first_tile",
-    [Arg::input("alpha_up", "f32 [experts]: global scale of up")],
-    [Arg::f32("limit", "SwiGLU clamp, positive; +infinity for none")]
-);
-/// `expert_gemm_small_plain_f32`.
-pub const PLAIN_F32: Launch = launch!(
-    "expert_gemm_small_plain_f32",
-    "f32 [rows, out_stride]: column = feature - 16 * first_tile",
-    [],
-    []
-);
-
-/// What a block computes and from what; the arguments of [`SWIGLU_BF16`] but `out`.
-struct Gemm {
-    weights: *const u8,
-    alpha: *const f32,
-    /// Null for a plain product.
-    alpha_up: *const f32,
-    b: *const u16,
-    b_scale: *const f32,
-    row_token: *const u32,
-    offsets: *const u32,
-    counts: *const u32,
-    experts: u32,
-    row_tiles: u32,
-    k_units: u32,
-    first_tile: u32,
-    tile_count: u32,
-    routing_settled: bool,
-}
-
-/// Takes the accumulators of a tile.
-trait Epilogue {
-    /// `acc` of one thread for row tile `tile` (0 = the first computed) of `tokens` (1..=8) rows from `row` on.
-    ///
-    /// # Safety
-    /// The thread's part of the output is writable; shared memory at `base` has the scales of the token tile.
-    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, base: u32);
-}
-
-/// The two token scales of a thread, and both alphas.
-///
-/// # Safety
-/// Shared memory at `base` has them.
-#[inline(always)]
-unsafe fn scales_thread(base: u32) -> ([f32; 2], [f32; 2]) {
-    // SAFETY: inside the block's shared memory, written before the token barrier.
-    unsafe {
-        let tokens = shared::load_v2(base + at::SCALES + warp::lane_id() % 4 * 8);
-        (tokens.map(f32::from_bits), shared::load_v2(base + at::ALPHAS).map(f32::from_bits))
-    }
-}
-
-/// SwiGLU of gate (rows 0..8 of the tile) and up (rows 8..16), to bf16 or f32.
-struct Swiglu<T> {
-    out: *mut T,
-    features: u32,
-    first_tile: u32,
-    out_stride: u32,
-    fold: bool,
-    limit: f32,
-}
-
-/// An element of the output of [`Swiglu`].
-trait Element: Copy {
-    /// The element of an f32.
-    fn of(value: f32) -> Self;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn of(value: f32) -> Self {
-        value
-    }
-}
-
-/// bf16 bits.
-impl Element for u16 {
-    #[inline(always)]
-    fn of(value: f32) -> Self {
-        bf16x2_from_f32(value, 0.0) as u16
-    }
-}
-
-impl<T: Element> Epilogue for Swiglu<T> {
-    #[inline(always)]
-    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, base: u32) {
-        let lane = warp::lane_id();
-        // SAFETY: the caller's scales.
-        let (b_scale, [alpha, alpha_up]) = unsafe { scales_thread(base) };
-        let [g0, g1, u0, u1] = acc;
-        let h = epilogue::swiglu([g0, g1], [u0, u1], b_scale, alpha, alpha_up, self.fold, self.limit);
-        let column = tile * GATE_UP_FEATURES as u32 + lane / 4;
-        if column + self.first_tile * GATE_UP_FEATURES as u32 >= self.features {
-            return;
-        }
-        let token = lane % 4 * 2;
-        // SAFETY: rows and columns of the output.
-        unsafe {
-            let to = self.out.add((row + token) as usize * self.out_stride as usize + column as usize);
-            if token < tokens {
-                *to = T::of(h[0]);
-            }
-            if token + 1 < tokens {
-                *to.add(self.out_stride as usize) = T::of(h[1]);
-            }
-        }
-    }
-}
-
-/// The scaled accumulators as they are.
-struct Plain {
-    out: *mut f32,
-    features: u32,
-    first_tile: u32,
-    out_stride: u32,
-    fold: bool,
-}
-
-impl Epilogue for Plain {
-    #[inline(always)]
-    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, base: u32) {
-        let lane = warp::lane_id();
-        // SAFETY: the caller's scales.
-        let (b_scale, [alpha, _]) = unsafe { scales_thread(base) };
-        let column = tile * TILE_ROWS as u32 + lane / 4;
-        let feature = column + self.first_tile * TILE_ROWS as u32;
-        let token = lane % 4 * 2;
-        // SAFETY: rows and columns of the output.
-        unsafe {
-            let to = self.out.add((row + token) as usize * self.out_stride as usize + column as usize);
-            let mut n = 0;
-            while n < 2 {
-                let to = to.add(n * self.out_stride as usize);
-                if token + (n as u32) < tokens {
-                    if feature < self.features {
-                        *to = epilogue::scaled(acc[n], b_scale[n], alpha, self.fold);
-                    }
-                    if feature + 8 < self.features {
-                        *to.add(8) = epilogue::scaled(acc[n + 2], b_scale[n], alpha, self.fold);
-                    }
-                }
-                n += 1;
-            }
-        }
-    }
-}
+launches! { BOUNDS, SHARED_BYTES, Geometry::Warps;
+"expert_gemm_small_swiglu_bf16", "expert_gemm_small_swiglu_f32", "expert_gemm_small_plain_f32" }
 
 /// The weights that a warp still has to fetch, in order: its tiles of the block's share, in stages.
 struct Fetch {
@@ -411,26 +217,6 @@ impl Fetch {
     }
 }
 
-/// `acc` plus the product of one unit: four k16 steps in ascending k.
-///
-/// # Safety
-/// The whole warp calls it; `codes` and `scales` are this lane's addresses in a unit, `b` its `ldmatrix` address of
-/// the unit's columns.
-#[inline(always)]
-unsafe fn unit_warp(table: Table, acc: &mut [f32; 4], codes: u32, scales: u32, b: u32) {
-    // SAFETY: the caller's addresses; the whole warp is here.
-    unsafe {
-        let words = shared::load_v4(codes);
-        let pairs = expand::scales(shared::load_v2(scales));
-        let [b0, b1, b2, b3] = mma::load_matrix_x4(b);
-        let [b4, b5, b6, b7] = mma::load_matrix_x4(b + UNIT_TOKEN_BYTES / 2);
-        mma::m16n8k16_f16(acc, table.fragment(words[0], pairs[0]), [b0, b1]);
-        mma::m16n8k16_f16(acc, table.fragment(words[1], pairs[1]), [b2, b3]);
-        mma::m16n8k16_f16(acc, table.fragment(words[2], pairs[2]), [b4, b5]);
-        mma::m16n8k16_f16(acc, table.fragment(words[3], pairs[3]), [b6, b7]);
-    }
-}
-
 /// The whole kernel.
 ///
 /// # Safety
@@ -503,6 +289,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         grid::wait_for_dependencies();
         grid::launch_dependents();
 
+        let scales = Scales { tokens: base + at::SCALES, alphas: base + at::ALPHAS };
         slot = 0;
         let mut parity = 0;
         let mut token_parity = 0;
@@ -529,6 +316,12 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             if opaque(warp == 0) {
                 let bytes = gemm.k_units * UNIT_TOKEN_BYTES;
                 let barrier = base + at::TOKEN_BARRIER;
+                // A copy may end before this arrival: the phase can not.
+                if lane < tokens {
+                    let from = gemm.b.cast::<u8>().add(from * bytes as usize);
+                    bulk::load(base + at::TOKENS_DATA + lane * stride, from, bytes, barrier);
+                }
+                // The scales come from memory while the rows do.
                 if lane < TOKENS {
                     shared::store_u32(base + at::SCALES + 4 * lane, scale.to_bits());
                 }
@@ -536,13 +329,8 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                     shared::store_v2(base + at::ALPHAS, alphas.map(f32::to_bits));
                 }
                 warp::sync_warp(warp::FULL);
-                // A copy may end before this arrival: the phase can not.
                 if warp::elect(warp::FULL) {
                     mbarrier::arrive_expect_tx(barrier, tokens * bytes);
-                }
-                if lane < tokens {
-                    let from = gemm.b.cast::<u8>().add(from * bytes as usize);
-                    bulk::load(base + at::TOKENS_DATA + lane * stride, from, bytes, barrier);
                 }
             }
             mbarrier::wait_parity(base + at::TOKEN_BARRIER, token_parity);
@@ -550,7 +338,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             let b_rows = base + at::TOKENS_DATA + (lane % 8).min(tokens - 1) * stride + lane / 8 * 16;
 
             while tile < end.min(gemm.tile_count) {
-                let mut acc = [0.0; 4];
+                let mut acc = [[0.0; 4]];
                 let mut b = b_rows;
                 let mut units = gemm.k_units;
                 while units != 0 {
@@ -559,12 +347,13 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                     mbarrier::wait_parity(barrier, parity);
                     warp::sync_warp(warp::FULL);
                     let mut codes = stage + 16 * lane;
-                    let mut scales = stage + CODE_BYTES as u32 + lane / 4 * 8;
+                    let mut pairs = stage + CODE_BYTES as u32 + lane / 4 * 8;
                     if units >= STAGE_UNITS {
                         let mut n = 0;
                         while n < STAGE_UNITS {
                             let unit = n * UNIT_BYTES as u32;
-                            unit_warp(table, &mut acc, codes + unit, scales + unit, b + n * UNIT_TOKEN_BYTES);
+                            let weights = UnitWeights::load(codes + unit, pairs + unit);
+                            unit_warp(table, &mut acc, weights, [b + n * UNIT_TOKEN_BYTES]);
                             n += 1;
                         }
                         b += STAGE_UNITS * UNIT_TOKEN_BYTES;
@@ -572,9 +361,9 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                     } else {
                         // The last stage of a K that is no multiple of a stage's.
                         while units != 0 {
-                            unit_warp(table, &mut acc, codes, scales, b);
+                            unit_warp(table, &mut acc, UnitWeights::load(codes, pairs), [b]);
                             codes += UNIT_BYTES as u32;
-                            scales += UNIT_BYTES as u32;
+                            pairs += UNIT_BYTES as u32;
                             b += UNIT_TOKEN_BYTES;
                             units -= 1;
                         }
@@ -588,7 +377,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                         parity ^= 1;
                     }
                 }
-                epilogue.store_thread(acc, tile, row, tokens, base);
+                epilogue.store_thread(acc[0], tile, row, tokens, scales);
                 tile += warps;
             }
 
@@ -606,147 +395,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
     }
 }
 
-/// SwiGLU of gate and up to bf16; see [`SWIGLU_BF16`] for shapes and types.
-///
-/// # Safety
-/// The buffers have the shapes and alignments of [`SWIGLU_BF16`], `row_token` and `b` all rows that the routing names;
-/// the launch has whole warps with at least one stage each ([`stages`]) and its shared memory.
-#[kernel(bounds = BOUNDS)]
-#[allow(clippy::too_many_arguments)]
-pub unsafe fn expert_gemm_small_swiglu_bf16(
-    weights: *const u8,
-    alpha: *const f32,
-    alpha_up: *const f32,
-    b: *const u16,
-    b_scale: *const f32,
-    row_token: *const u32,
-    offsets: *const u32,
-    counts: *const u32,
-    out: *mut u16,
-    experts: u32,
-    row_tiles: u32,
-    k_units: u32,
-    first_tile: u32,
-    tile_count: u32,
-    features: u32,
-    out_stride: u32,
-    fold_alpha: u32,
-    limit: f32,
-) {
-    let gemm = Gemm {
-        weights,
-        alpha,
-        alpha_up,
-        b,
-        b_scale,
-        row_token,
-        offsets,
-        counts,
-        experts,
-        row_tiles,
-        k_units,
-        first_tile,
-        tile_count,
-        routing_settled: fold_alpha & ROUTING_SETTLED != 0,
-    };
-    let epilogue =
-        Swiglu { out, features, first_tile, out_stride, fold: fold_alpha & FOLD_ALPHA != 0, limit };
-    // SAFETY: the caller's duty.
-    unsafe { run(&gemm, &epilogue) }
-}
-
-/// SwiGLU of gate and up in f32; see [`SWIGLU_F32`] for shapes and types.
-///
-/// # Safety
-/// As [`expert_gemm_small_swiglu_bf16`].
-#[kernel(bounds = BOUNDS)]
-#[allow(clippy::too_many_arguments)]
-pub unsafe fn expert_gemm_small_swiglu_f32(
-    weights: *const u8,
-    alpha: *const f32,
-    alpha_up: *const f32,
-    b: *const u16,
-    b_scale: *const f32,
-    row_token: *const u32,
-    offsets: *const u32,
-    counts: *const u32,
-    out: *mut f32,
-    experts: u32,
-    row_tiles: u32,
-    k_units: u32,
-    first_tile: u32,
-    tile_count: u32,
-    features: u32,
-    out_stride: u32,
-    fold_alpha: u32,
-    limit: f32,
-) {
-    let gemm = Gemm {
-        weights,
-        alpha,
-        alpha_up,
-        b,
-        b_scale,
-        row_token,
-        offsets,
-        counts,
-        experts,
-        row_tiles,
-        k_units,
-        first_tile,
-        tile_count,
-        routing_settled: fold_alpha & ROUTING_SETTLED != 0,
-    };
-    let epilogue =
-        Swiglu { out, features, first_tile, out_stride, fold: fold_alpha & FOLD_ALPHA != 0, limit };
-    // SAFETY: the caller's duty.
-    unsafe { run(&gemm, &epilogue) }
-}
-
-/// The scaled products in f32; see [`PLAIN_F32`] for shapes and types.
-///
-/// # Safety
-/// As [`expert_gemm_small_swiglu_bf16`].
-#[kernel(bounds = BOUNDS)]
-#[allow(clippy::too_many_arguments)]
-pub unsafe fn expert_gemm_small_plain_f32(
-    weights: *const u8,
-    alpha: *const f32,
-    b: *const u16,
-    b_scale: *const f32,
-    row_token: *const u32,
-    offsets: *const u32,
-    counts: *const u32,
-    out: *mut f32,
-    experts: u32,
-    row_tiles: u32,
-    k_units: u32,
-    first_tile: u32,
-    tile_count: u32,
-    features: u32,
-    out_stride: u32,
-    fold_alpha: u32,
-) {
-    let gemm = Gemm {
-        weights,
-        alpha,
-        alpha_up: core::ptr::null(),
-        b,
-        b_scale,
-        row_token,
-        offsets,
-        counts,
-        experts,
-        row_tiles,
-        k_units,
-        first_tile,
-        tile_count,
-        routing_settled: fold_alpha & ROUTING_SETTLED != 0,
-    };
-    let epilogue = Plain { out, features, first_tile, out_stride, fold: fold_alpha & FOLD_ALPHA != 0 };
-    // SAFETY: the caller's duty.
-    unsafe { run(&gemm, &epilogue) }
-}
+entries! { BOUNDS, run; expert_gemm_small_swiglu_bf16, expert_gemm_small_swiglu_f32, expert_gemm_small_plain_f32 }
 
 #[cfg(test)]
 mod tests {

@@ -9,9 +9,9 @@ use crate::row;
 #[cfg(not(target_arch = "nvptx64"))]
 use crate::{
     combine, count_slots, dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_swiglu,
-    expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16, prepare_rows_nvfp4_bf16,
-    prepare_rows_nvfp4_f32, quantize_nvfp4_rows, read_stream, repack_nvfp4, route_tokens, router_logits,
-    rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4,
+    expert_gemm_medium, expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16,
+    prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantize_nvfp4_rows, read_stream, repack_nvfp4,
+    route_tokens, router_logits, rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4,
 };
 
 /// An architecture that a PTX module is built for.
@@ -193,6 +193,9 @@ pub const TABLE: &[Launch] = &[
     dense_bf16_swiglu::LAUNCH,
     dense_fp8_linear::LAUNCH,
     dense_fp8_swiglu::LAUNCH,
+    expert_gemm_medium::SWIGLU_BF16,
+    expert_gemm_medium::SWIGLU_F32,
+    expert_gemm_medium::PLAIN_F32,
     expert_gemm_small::SWIGLU_BF16,
     expert_gemm_small::SWIGLU_F32,
     expert_gemm_small::PLAIN_F32,

@@ -19,6 +19,8 @@ pub mod dense_fp8_linear;
 pub mod dense_fp8_swiglu;
 pub mod epilogue;
 pub mod expand;
+pub mod expert_gemm_medium;
+pub mod expert_gemm_mma;
 pub mod expert_gemm_small;
 #[cfg(any(not(target_arch = "nvptx64"), cuda_arch = "sm_90a"))]
 pub mod expert_gemm_wide;

@@ -1,5 +1,7 @@
 //! The grouped GEMMs' launches, and which form is taken.
 
+use kernels::expert_gemm_medium as medium;
+use kernels::expert_gemm_mma::{FOLD_ALPHA, ROUTING_SETTLED};
 use kernels::expert_gemm_small as small;
 use kernels::expert_gemm_wide::{self as wide, layout};
 use kernels::launch::{Arch, Dims, Launch};
@@ -9,12 +11,15 @@ use super::shape::Packed;
 use super::{Args, DevicePtr, Queue};
 use crate::{Error, Result};
 
-/// Mean rows per group up to which the decode form is taken, and the narrow one: measured on an H200 (docs/hopper.md).
+/// Mean rows per group up to which the decode form is taken, and the medium one: measured on an H200 (docs/hopper.md).
 const SMALL_ROWS: usize = 8;
 /// See [`SMALL_ROWS`].
-const NARROW_ROWS: usize = 20;
+const MEDIUM_ROWS: usize = 40;
 
 // One address each.
+static MEDIUM_SWIGLU_BF16: Launch = medium::SWIGLU_BF16;
+static MEDIUM_SWIGLU_F32: Launch = medium::SWIGLU_F32;
+static MEDIUM_PLAIN_F32: Launch = medium::PLAIN_F32;
 static SMALL_SWIGLU_BF16: Launch = small::SWIGLU_BF16;
 static SMALL_SWIGLU_F32: Launch = small::SWIGLU_F32;
 static SMALL_PLAIN_F32: Launch = small::PLAIN_F32;
@@ -88,11 +93,11 @@ impl Gemm {
             return Ok(());
         }
         let (launch, dims) = self.choose(queue, epilogue)?;
-        let mut flags = if self.fold_alpha { small::FOLD_ALPHA } else { 0 };
+        let mut flags = if self.fold_alpha { FOLD_ALPHA } else { 0 };
         // In front of a product without activation runs a kernel that makes its rows and nothing else: counts and offsets
         // are older. With SwiGLU it may be the sort, which writes them.
-        if epilogue == Epilogue::Plain && core::ptr::eq(launch, epilogue.small()) {
-            flags |= small::ROUTING_SETTLED;
+        if epilogue == Epilogue::Plain && [epilogue.small(), epilogue.medium()].contains(&launch) {
+            flags |= ROUTING_SETTLED;
         }
         let mut args = Args::new(launch).input("weights", self.weights).input("alpha", self.alpha);
         if epilogue != Epilogue::Plain {
@@ -126,13 +131,14 @@ impl Gemm {
         let small = small::dims(self.packed.k_units as u32, sms);
         let wgmma = queue.arch() == Arch::Sm90a;
         let form = self.form.unwrap_or(match self.mean_rows {
-            _ if !wgmma => Form::Small,
             0..=SMALL_ROWS if small.is_some() => Form::Small,
-            0..=NARROW_ROWS => Form::Narrow,
+            _ if !wgmma => Form::Medium,
+            0..=MEDIUM_ROWS => Form::Medium,
             _ => Form::Wide,
         });
         match (form, small) {
             (Form::Small, Some(dims)) => Ok((epilogue.small(), dims)),
+            (Form::Medium, _) => Ok((epilogue.medium(), medium::dims(sms))),
             (Form::Narrow, _) if wgmma => Ok((epilogue.narrow(), wide::dims::<layout::Narrow>(sms))),
             (Form::Wide, _) if wgmma => Ok((epilogue.wide(), wide::dims::<layout::Wide>(sms))),
             (form, _) => {
@@ -149,6 +155,14 @@ impl Epilogue {
             Epilogue::SwigluBf16 => &SMALL_SWIGLU_BF16,
             Epilogue::SwigluF32 => &SMALL_SWIGLU_F32,
             Epilogue::Plain => &SMALL_PLAIN_F32,
+        }
+    }
+
+    fn medium(self) -> &'static Launch {
+        match self {
+            Epilogue::SwigluBf16 => &MEDIUM_SWIGLU_BF16,
+            Epilogue::SwigluF32 => &MEDIUM_SWIGLU_F32,
+            Epilogue::Plain => &MEDIUM_PLAIN_F32,
         }
     }
 

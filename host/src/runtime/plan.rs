@@ -21,7 +21,9 @@ use crate::{Error, Result};
 pub enum Form {
     /// Eight tokens at a time, weights streamed once: decode.
     Small,
-    /// Up to 32 tokens at a time, weights streamed: large decode batches (sm_90a).
+    /// Up to 32 tokens at a time, weights streamed: large decode batches.
+    Medium,
+    /// The same by wgmma (sm_90a).
     Narrow,
     /// Up to 128 tokens at a time: prefill (sm_90a).
     Wide,

@@ -2,9 +2,10 @@
 //! integers ([`super::mma_model`]) on the row-major weights: every output is compared to the bit (any NaN for a NaN),
 //! and every byte that is no output must stay.
 
+use kernels::expert_gemm_mma::ROUTING_SETTLED;
 use kernels::fragment::{self, RowMajor, RowOrder, k_units, matrix_bytes};
 use kernels::launch::{Dims, Launch};
-use kernels::{expert_gemm_small as small, expert_gemm_wide as wide};
+use kernels::{expert_gemm_medium as medium, expert_gemm_small as small, expert_gemm_wide as wide};
 use nvfp4::{bf16, e2m1, e4m3, swiglu::swiglu};
 
 use super::data::{hash, uniform};
@@ -65,7 +66,19 @@ pub static SMALL: Form = Form {
     },
     dims: small::dims,
     threads: &[32, 96, 512, 768],
-    flags: small::ROUTING_SETTLED,
+    flags: ROUTING_SETTLED,
+};
+
+/// The form between decode and prefill.
+pub static MEDIUM: Form = Form {
+    launch: |kind| match kind {
+        Kind::SwigluBf16 => &medium::SWIGLU_BF16,
+        Kind::SwigluF32 => &medium::SWIGLU_F32,
+        Kind::PlainF32 => &medium::PLAIN_F32,
+    },
+    dims: |_, sms| Some(medium::dims(sms)),
+    threads: &[],
+    flags: ROUTING_SETTLED,
 };
 
 /// The prefill form. Its dimensions but for the grid are fixed.

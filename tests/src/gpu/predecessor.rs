@@ -3,7 +3,7 @@
 //!
 //! With it before a launch, an access that does not wait (`griddepcontrol.wait`, PTX ISA 9.7.13.13) is a race.
 
-use kernels::expert_gemm_small::ROUTING_SETTLED;
+use kernels::expert_gemm_mma::ROUTING_SETTLED;
 use kernels::launch::{Arch, Launch};
 
 use super::Value;

@@ -57,6 +57,7 @@ enum ActivationsArg {
 #[derive(Clone, Copy, ValueEnum)]
 enum FormArg {
     Small,
+    Medium,
     Narrow,
     Wide,
 }
@@ -75,6 +76,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         },
         form: args.form.map(|form| match form {
             FormArg::Small => Form::Small,
+            FormArg::Medium => Form::Medium,
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
         }),

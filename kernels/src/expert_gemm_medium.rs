@@ -1,0 +1,730 @@
+//! Expert GEMMs for 9 to some 64 tokens per expert: weights are read and expanded once for up to 32 tokens. Right for any
+//! number of tokens and any K.
+//!
+//! The decode form ([`crate::expert_gemm_small`]) holds all columns of eight tokens; more do not fit beside the rings. Here
+//! the columns of up to [`TOKENS`] tokens come in chunks of [`CHUNK_UNITS`] units, two buffers in turn, and a warp takes
+//! [`TILES`] row tiles through a chunk before the next one, with the accumulators of both in registers. So the tokens are
+//! read from L2 once for [`WARPS`] x [`TILES`] row tiles: 6 % of the weights' bytes at 16 tokens, 11 % at 32.
+//!
+//! # Work
+//! As in the decode form: the list of (expert, token tile, row tile) in contiguous shares; inside a block groups of
+//! [`WARPS`] x [`TILES`] row tiles of one token tile. Every element is one chain of `m16n8k16` over ascending k.
+//!
+//! # Data
+//! * Weights: a ring of stages for each warp, refilled by bulk copies in the order of their use: chunk by chunk, and in a
+//!   chunk tile by tile. The rings run on across groups, token tiles and experts.
+//! * Tokens: `full` and `empty` barriers for each buffer. Warp 0 issues the copies of the chunk after next while it
+//!   computes, when every warp has given the buffer back. Scales lie twice, by the parity of the token tile.
+//!
+//! # Budget
+//! Per warp and k16 step, beside the decode form's 18: an `HMMA` and half an `LDSM` for each further eight tokens. The
+//! logic pipe, which the expansion fills, has nothing more to do; so 32 tokens take little longer than eight.
+
+use crate::expand::Table;
+use crate::expert_gemm_mma::{
+    Epilogue, FOLD_ALPHA, GROUP_TOKENS, Gemm, Plain, ROUTING_SETTLED, Scales, Swiglu, TOKEN_GAP,
+    UNIT_TOKEN_BYTES, UnitWeights, entries, launches, unit_warp,
+};
+use crate::expert_list::{self, Entry, ExpertList};
+use crate::fragment::{CODE_BYTES, UNIT_BYTES};
+use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds, registers_fit};
+use cuda_std::prelude::*;
+use cuda_std::{bulk, grid, mbarrier};
+
+/// Most tokens of a tile; an expert's rows are split evenly.
+pub const TOKENS: u32 = 32;
+/// Warps of a block.
+pub const WARPS: u32 = 16;
+/// Threads of a block.
+pub const THREADS: u32 = 32 * WARPS;
+/// Row tiles that a warp takes through a chunk.
+pub const TILES: usize = 2;
+/// Row tiles of a group.
+const GROUP_TILES: u32 = WARPS * TILES as u32;
+/// Units of 64 columns of a chunk of tokens.
+pub const CHUNK_UNITS: u32 = 8;
+/// Buffers of tokens.
+const BUFFERS: u32 = 2;
+/// Units of a stage.
+const STAGE_UNITS: u32 = 4;
+/// Bytes of a stage.
+const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
+/// Stages of a warp's ring.
+const STAGES: u32 = 4;
+/// Most registers of a thread.
+const REGISTERS: u32 = 128;
+/// Bytes from one token row of a buffer to the next.
+const TOKEN_STRIDE: u32 = CHUNK_UNITS * UNIT_TOKEN_BYTES + TOKEN_GAP;
+/// Bytes of a buffer.
+const BUFFER_BYTES: u32 = TOKENS * TOKEN_STRIDE;
+/// Bytes of the scales of a token tile: f32 of each token, then alpha and alpha of up.
+const SCALE_BYTES: u32 = 4 * TOKENS + 16;
+
+/// Byte offsets in dynamic shared memory.
+mod at {
+    use super::*;
+    /// The list of experts.
+    pub const LIST: u32 = 0;
+    /// Scales, by parity of the token tile.
+    pub const SCALES: u32 = LIST + expert_list::BYTES;
+    /// What warp 0 notes of the tokens.
+    pub const TOKENS: u32 = SCALES + 2 * SCALE_BYTES;
+    /// Barriers "buffer is full": an arrival, and the bytes of the rows.
+    pub const FULL: u32 = TOKENS + TOKENS_BYTES;
+    /// Barriers "buffer is empty": an arrival of every warp.
+    pub const EMPTY: u32 = FULL + BUFFERS * mbarrier::BYTES;
+    /// Barriers of the rings.
+    pub const RING_BARRIERS: u32 = EMPTY + BUFFERS * mbarrier::BYTES;
+    /// The buffers of tokens.
+    pub const BUFFERS_DATA: u32 = (RING_BARRIERS + WARPS * STAGES * mbarrier::BYTES).next_multiple_of(16);
+    /// The rings.
+    pub const RINGS: u32 = BUFFERS_DATA + BUFFERS * BUFFER_BYTES;
+    /// The end.
+    pub const END: u32 = RINGS + WARPS * STAGES * STAGE_BYTES;
+}
+
+/// Dynamic shared memory of a block.
+pub const SHARED_BYTES: u32 = at::END;
+/// Bounds of the kernels.
+pub const BOUNDS: LaunchBounds = LaunchBounds::block(THREADS).min_ctas(1);
+
+const _: () = {
+    assert!(SHARED_BYTES <= 232_448);
+    assert!(
+        at::SCALES.is_multiple_of(16) && SCALE_BYTES.is_multiple_of(16) && TOKENS_BYTES.is_multiple_of(16)
+    );
+    assert!(STAGE_BYTES.is_multiple_of(16) && BUFFER_BYTES.is_multiple_of(16));
+    // A 16-byte bank group further in each row: `ldmatrix` is free of conflicts.
+    assert!(TOKEN_STRIDE % 128 == TOKEN_GAP);
+    // Stages do not straddle chunks.
+    assert!(CHUNK_UNITS.is_multiple_of(STAGE_UNITS) && TOKENS <= 32 && STAGES <= 32 && BUFFERS == 2);
+    assert!(registers_fit(1, WARPS, REGISTERS));
+};
+
+launches! { BOUNDS, SHARED_BYTES, Geometry::Fixed;
+"expert_gemm_medium_swiglu_bf16", "expert_gemm_medium_swiglu_f32", "expert_gemm_medium_plain_f32" }
+
+/// Dimensions on a device of `sms` multiprocessors: one block each. Any grid from one block on gives the same bits.
+pub const fn dims(sms: u32) -> Dims {
+    Dims { grid: [sms, 1, 1], block: [THREADS, 1, 1], shared_bytes: SHARED_BYTES }
+}
+
+/// The groups of a block's share, in order.
+#[derive(Clone, Copy)]
+struct Walk {
+    list: ExpertList<TOKENS>,
+    /// Its number among all token tiles, and its entry.
+    token_tile: u32,
+    entry: u32,
+    /// First row tile of the group.
+    tile: u32,
+    /// Row tiles of the share from there on.
+    left: u32,
+    tile_count: u32,
+}
+
+/// The rows of a token tile.
+#[derive(Clone, Copy)]
+struct TokenTile {
+    expert: u32,
+    /// First row.
+    row: u32,
+    /// Rows, at least 1.
+    tokens: u32,
+}
+
+impl Walk {
+    /// Row tiles of the group's token tile from the group's first one on, in this share.
+    #[inline(always)]
+    fn tiles(&self) -> u32 {
+        self.left.min(self.tile_count - self.tile)
+    }
+
+    /// Row tiles of warp `warp` in the group.
+    #[inline(always)]
+    fn own(&self, warp: u32) -> u32 {
+        let tiles = self.tiles().min(GROUP_TILES);
+        if tiles > warp { (tiles - warp).div_ceil(WARPS) } else { 0 }
+    }
+
+    /// To the next group; false at the end.
+    ///
+    /// # Safety
+    /// The list is built, and the walk not at its end.
+    #[inline(always)]
+    unsafe fn next(&mut self) -> bool {
+        let step = self.tiles().min(GROUP_TILES);
+        self.left -= step;
+        self.tile += step;
+        if self.left == 0 {
+            return false;
+        }
+        if self.tile == self.tile_count {
+            self.tile = 0;
+            self.token_tile += 1;
+            // SAFETY: the entry of the group before is there.
+            if self.token_tile == unsafe { self.list.entry(self.entry).end } {
+                self.entry += 1;
+            }
+        }
+        true
+    }
+
+    /// The token tile: an even part of its expert's rows.
+    ///
+    /// # Safety
+    /// As [`Self::next`].
+    #[inline(always)]
+    unsafe fn token_tile(&self) -> TokenTile {
+        // SAFETY: the caller's duty.
+        let Entry { expert, first_row, rows, end } = unsafe { self.list.entry(self.entry) };
+        let parts = rows.div_ceil(TOKENS);
+        let each = rows.div_ceil(parts);
+        let first = (parts - (end - self.token_tile)) * each;
+        TokenTile { expert, row: first_row + first, tokens: each.min(rows - first) }
+    }
+}
+
+/// The weights that a warp still has to fetch, in order of their use.
+struct Fetch {
+    walk: Walk,
+    warp: u32,
+    /// Row tiles of the warp in the group, and the current one.
+    own: u32,
+    tile: u32,
+    /// First unit of the chunk.
+    chunk: u32,
+    /// Next stage's weights, and the units left of this tile in the chunk; 0: nothing is left at all.
+    from: *const u8,
+    units: u32,
+}
+
+impl Fetch {
+    /// At the first group of the walk.
+    ///
+    /// # Safety
+    /// As [`Walk::next`].
+    #[inline(always)]
+    unsafe fn new(gemm: &Gemm, walk: Walk, warp: u32) -> Self {
+        let mut new =
+            Self { walk, warp, own: walk.own(warp), tile: 0, chunk: 0, from: gemm.weights, units: 0 };
+        // SAFETY: the caller's duty.
+        unsafe {
+            if new.own != 0 {
+                new.start(gemm);
+            } else {
+                new.next_group(gemm);
+            }
+        }
+        new
+    }
+
+    /// # Safety
+    /// As [`Walk::next`]; the warp has the tile.
+    #[inline(always)]
+    unsafe fn start(&mut self, gemm: &Gemm) {
+        // SAFETY: the caller's duty; a row tile of the weights.
+        unsafe {
+            let expert = self.walk.list.entry(self.walk.entry).expert;
+            let row_tile = gemm.first_tile + self.walk.tile + self.tile * WARPS + self.warp;
+            let tile = u64::from(expert * gemm.row_tiles + row_tile);
+            let unit = tile * u64::from(gemm.k_units) + u64::from(self.chunk);
+            self.from = gemm.weights.add((unit * UNIT_BYTES as u64) as usize);
+        }
+        self.units = (gemm.k_units - self.chunk).min(CHUNK_UNITS);
+    }
+
+    /// To the warp's first tile of the next group that has one; leaves `units` at 0 if there is none.
+    ///
+    /// # Safety
+    /// As [`Walk::next`].
+    #[inline(always)]
+    unsafe fn next_group(&mut self, gemm: &Gemm) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            while self.walk.next() {
+                self.own = self.walk.own(self.warp);
+                if self.own != 0 {
+                    self.start(gemm);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Issues the copy of the next stage to `to`, counted on `barrier`; nothing if there is none.
+    ///
+    /// # Safety
+    /// The whole warp calls it; nobody reads the stage any more.
+    #[inline(always)]
+    unsafe fn issue_warp(&mut self, gemm: &Gemm, to: u32, barrier: u32) {
+        if self.units == 0 {
+            return;
+        }
+        let units = self.units.min(STAGE_UNITS);
+        let bytes = units * UNIT_BYTES as u32;
+        // SAFETY: the whole warp is here; the units are inside the tile, the stage holds them.
+        unsafe {
+            if warp::elect(warp::FULL) {
+                mbarrier::arrive_expect_tx(barrier, bytes);
+                bulk::load_hint(to, self.from, bytes, barrier, bulk::EVICT_FIRST);
+            }
+            self.from = self.from.add(bytes as usize);
+            self.units -= units;
+            if self.units == 0 {
+                self.tile += 1;
+                if self.tile == self.own {
+                    self.tile = 0;
+                    self.chunk += CHUNK_UNITS;
+                    if self.chunk >= gemm.k_units {
+                        self.chunk = 0;
+                        self.next_group(gemm);
+                        return;
+                    }
+                }
+                self.start(gemm);
+            }
+        }
+    }
+}
+
+/// The tokens that warp 0 still has to fetch: chunk by chunk, for every group. They lie in shared memory, because the
+/// registers of all warps would have to hold them.
+#[derive(Clone, Copy)]
+struct Tokens {
+    /// Address of [`TOKENS_BYTES`] bytes.
+    address: u32,
+    list: ExpertList<TOKENS>,
+    tile_count: u32,
+}
+
+/// The walk, and six words more.
+const TOKENS_WORDS: u32 = 12;
+/// Words, then the row of `b` of each lane.
+const TOKENS_BYTES: u32 = 4 * (TOKENS_WORDS + 32);
+
+/// What [`Tokens`] holds besides the rows.
+#[derive(Clone, Copy)]
+struct TokensState {
+    walk: Walk,
+    /// First unit of the next chunk.
+    chunk: u32,
+    /// 1 if there is a next chunk.
+    more: u32,
+    /// 1 if the group is the first one of its token tile.
+    fresh: u32,
+    /// Which scales are its.
+    scales: u32,
+    /// Rows of the token tile.
+    tokens: u32,
+    /// Buffer of the next chunk, and the parity of its "empty" phase in bit 1.
+    buffer: u32,
+}
+
+impl Tokens {
+    /// At the first group of the walk.
+    ///
+    /// # Safety
+    /// The whole of warp 0, which alone uses the words.
+    #[inline(always)]
+    unsafe fn start(self, walk: Walk) {
+        let state = TokensState { walk, chunk: 0, more: 1, fresh: 1, scales: 0, tokens: 0, buffer: 2 };
+        // SAFETY: the caller's duty.
+        unsafe { self.store(state) }
+    }
+
+    /// # Safety
+    /// As [`Self::start`].
+    #[inline(always)]
+    unsafe fn store(self, state: TokensState) {
+        let walk = state.walk;
+        // SAFETY: the caller's duty.
+        unsafe {
+            warp::sync_warp(warp::FULL);
+            if warp::lane_id() == 0 {
+                shared::store_v4(self.address, [walk.token_tile, walk.entry, walk.tile, walk.left]);
+                shared::store_v4(self.address + 16, [state.chunk, state.more, state.fresh, state.scales]);
+                shared::store_v2(self.address + 32, [state.tokens, state.buffer]);
+            }
+            warp::sync_warp(warp::FULL);
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::start`], which has been called.
+    #[inline(always)]
+    unsafe fn load(self) -> TokensState {
+        // SAFETY: the caller's duty.
+        unsafe {
+            let [token_tile, entry, tile, left] = shared::load_v4(self.address);
+            let [chunk, more, fresh, scales] = shared::load_v4(self.address + 16);
+            let [tokens, buffer] = shared::load_v2(self.address + 32);
+            let walk = Walk { list: self.list, token_tile, entry, tile, left, tile_count: self.tile_count };
+            TokensState { walk, chunk, more, fresh, scales, tokens, buffer }
+        }
+    }
+
+    /// Issues the copies of the next chunk when its buffer is free.
+    ///
+    /// # Safety
+    /// As [`Self::load`]; rows and scales are complete; barriers are live.
+    #[inline(always)]
+    unsafe fn issue_warp(self, gemm: &Gemm, base: u32) {
+        // SAFETY: rows of `b`; a buffer is written when every warp has given it back, and scales when every warp is done
+        // with the token tile before the last: its last chunk is given back after its results are stored.
+        unsafe {
+            let mut state = self.load();
+            if state.more == 0 {
+                return;
+            }
+            let lane = warp::lane_id();
+            let row_at = self.address + 4 * (TOKENS_WORDS + lane);
+            let (mut scale, mut alphas) = (0.0, [0.0; 2]);
+            if state.fresh != 0 {
+                let tile = state.walk.token_tile();
+                let own = (tile.row + lane.min(tile.tokens - 1)) as usize;
+                let row = if gemm.row_token.is_null() { own as u32 } else { *gemm.row_token.add(own) };
+                shared::store_u32(row_at, row);
+                state.tokens = tile.tokens;
+                scale = *gemm.b_scale.add(row as usize);
+                let up = if gemm.alpha_up.is_null() { gemm.alpha } else { gemm.alpha_up };
+                alphas = [*gemm.alpha.add(tile.expert as usize), *up.add(tile.expert as usize)];
+            }
+            let buffer = state.buffer & 1;
+            let full = base + at::FULL + buffer * mbarrier::BYTES;
+            mbarrier::wait_parity(base + at::EMPTY + buffer * mbarrier::BYTES, state.buffer >> 1);
+            warp::sync_warp(warp::FULL);
+            let bytes = (gemm.k_units - state.chunk).min(CHUNK_UNITS) * UNIT_TOKEN_BYTES;
+            // A copy may end before the arrival: the phase can not.
+            if lane < state.tokens {
+                let to = base + at::BUFFERS_DATA + buffer * BUFFER_BYTES + lane * TOKEN_STRIDE;
+                let row = u64::from(shared::load_u32(row_at)) * u64::from(gemm.k_units);
+                let from = (row + u64::from(state.chunk)) * u64::from(UNIT_TOKEN_BYTES);
+                bulk::load(to, gemm.b.cast::<u8>().add(from as usize), bytes, full);
+            }
+            if state.fresh != 0 {
+                let to = base + at::SCALES + state.scales * SCALE_BYTES;
+                shared::store_u32(to + 4 * lane, scale.to_bits());
+                if lane == 0 {
+                    shared::store_v2(to + 4 * TOKENS, alphas.map(f32::to_bits));
+                }
+            }
+            warp::sync_warp(warp::FULL);
+            if warp::elect(warp::FULL) {
+                mbarrier::arrive_expect_tx(full, state.tokens * bytes);
+            }
+            state.fresh = 0;
+            // The other buffer; behind the second one the other parity.
+            state.buffer ^= 1 | buffer << 1;
+            state.chunk += CHUNK_UNITS;
+            if state.chunk >= gemm.k_units {
+                state.chunk = 0;
+                let last = state.walk.token_tile;
+                state.more = u32::from(state.walk.next());
+                if state.walk.token_tile != last {
+                    state.fresh = 1;
+                    state.scales ^= 1;
+                }
+            }
+            self.store(state);
+        }
+    }
+}
+
+/// What a warp knows of itself and of its ring.
+struct Warp<'a> {
+    gemm: &'a Gemm,
+    table: Table,
+    lane: u32,
+    index: u32,
+    base: u32,
+    /// Its ring and that one's barriers.
+    ring: u32,
+    barriers: u32,
+    /// Next stage, and the parity of its use.
+    slot: u32,
+    parity: u32,
+    fetch: Fetch,
+    /// Used by warp 0 alone.
+    tokens: Tokens,
+    /// Buffer of the next chunk of tokens, and the parity of its use.
+    buffer: u32,
+    buffer_parity: u32,
+}
+
+impl Warp<'_> {
+    /// `acc` plus the products of one row tile with a chunk of `units` units: ascending k.
+    ///
+    /// # Safety
+    /// The whole warp calls it; the chunk is full; `b` are the lane's `ldmatrix` addresses of its first unit.
+    #[inline(always)]
+    unsafe fn multiply<const G: usize>(&mut self, acc: &mut [[f32; 4]; G], b: [u32; G], units: u32) {
+        let mut column = 0;
+        let mut left = units;
+        // SAFETY: the caller's duty; a stage is read between its "full" phase and its refill.
+        unsafe {
+            while left != 0 {
+                let barrier = self.barriers + self.slot * mbarrier::BYTES;
+                let stage = self.ring + self.slot * STAGE_BYTES;
+                mbarrier::wait_parity(barrier, self.parity);
+                warp::sync_warp(warp::FULL);
+                let mut codes = stage + 16 * self.lane;
+                let mut pairs = stage + CODE_BYTES as u32 + self.lane / 4 * 8;
+                if left >= STAGE_UNITS {
+                    let mut n = 0;
+                    while n < STAGE_UNITS {
+                        let unit = n * UNIT_BYTES as u32;
+                        let weights = UnitWeights::load(codes + unit, pairs + unit);
+                        unit_warp(self.table, acc, weights, offset(b, column + n * UNIT_TOKEN_BYTES));
+                        n += 1;
+                    }
+                    column += STAGE_UNITS * UNIT_TOKEN_BYTES;
+                    left -= STAGE_UNITS;
+                } else {
+                    // The last stage of a K that is no multiple of a stage's.
+                    while left != 0 {
+                        unit_warp(self.table, acc, UnitWeights::load(codes, pairs), offset(b, column));
+                        codes += UNIT_BYTES as u32;
+                        pairs += UNIT_BYTES as u32;
+                        column += UNIT_TOKEN_BYTES;
+                        left -= 1;
+                    }
+                }
+                // Every lane has read the stage.
+                warp::sync_warp(warp::FULL);
+                self.fetch.issue_warp(self.gemm, stage, barrier);
+                self.slot += 1;
+                if self.slot == STAGES {
+                    self.slot = 0;
+                    self.parity ^= 1;
+                }
+            }
+        }
+    }
+
+    /// A group with up to `8 * G` tokens: all chunks, then the results.
+    ///
+    /// # Safety
+    /// The whole warp calls it, in order of the groups; `walk` is at the group.
+    #[inline(always)]
+    unsafe fn group<const G: usize, E: Epilogue>(
+        &mut self,
+        walk: &Walk,
+        tile: TokenTile,
+        scales: u32,
+        epilogue: &E,
+    ) {
+        let own = walk.own(self.index);
+        let mut acc = [[[0.0; 4]; G]; TILES];
+        // A column without a token reads a row that is there: columns do not mix, and what they hold is not stored.
+        let row = |g: u32| (GROUP_TOKENS * g + self.lane % 8).min(tile.tokens - 1) * TOKEN_STRIDE;
+        let mut rows = [0; G];
+        let mut g = 0;
+        while g < G {
+            rows[g] = self.base + at::BUFFERS_DATA + row(g as u32) + self.lane / 8 * 16;
+            g += 1;
+        }
+        let mut chunk = 0;
+        // SAFETY: a buffer is read between its "full" phase and this warp's arrival on "empty"; output and scales are
+        // the epilogue's.
+        unsafe {
+            loop {
+                let barrier = self.buffer * mbarrier::BYTES;
+                mbarrier::wait_parity(self.base + at::FULL + barrier, self.buffer_parity);
+                warp::sync_warp(warp::FULL);
+                let units = (self.gemm.k_units - chunk).min(CHUNK_UNITS);
+                let b = offset(rows, self.buffer * BUFFER_BYTES);
+                let mut t = 0;
+                while t < TILES {
+                    if (t as u32) < own {
+                        self.multiply::<G>(&mut acc[t], b, units);
+                    }
+                    // When the others have had time to give back the buffer before this one.
+                    if t == 0 && self.index == 0 {
+                        self.issue_tokens();
+                    }
+                    t += 1;
+                }
+                chunk += CHUNK_UNITS;
+                self.buffer_parity ^= self.buffer;
+                self.buffer ^= 1;
+                if chunk >= self.gemm.k_units {
+                    self.store::<G, E>(walk, &acc, own, tile, scales, epilogue);
+                    self.release(barrier);
+                    return;
+                }
+                self.release(barrier);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Tokens::issue_warp`].
+    #[inline(always)]
+    unsafe fn issue_tokens(&self) {
+        // SAFETY: the caller's duty.
+        unsafe { self.tokens.issue_warp(self.gemm, self.base) }
+    }
+
+    /// Gives a buffer of tokens back.
+    ///
+    /// # Safety
+    /// The whole warp, which has read all it wants of it.
+    #[inline(always)]
+    unsafe fn release(&self, barrier: u32) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            warp::sync_warp(warp::FULL);
+            if opaque(self.lane == 0) {
+                mbarrier::arrive(self.base + at::EMPTY + barrier);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::group`]; the scales are written.
+    #[inline(always)]
+    unsafe fn store<const G: usize, E: Epilogue>(
+        &self,
+        walk: &Walk,
+        acc: &[[[f32; 4]; G]; TILES],
+        own: u32,
+        tile: TokenTile,
+        scales: u32,
+        epilogue: &E,
+    ) {
+        let at = self.base + at::SCALES + scales * SCALE_BYTES;
+        let mut t = 0;
+        while t < TILES {
+            let mut g = 0;
+            while g < G {
+                let first = GROUP_TOKENS * g as u32;
+                if (t as u32) < own && first < tile.tokens {
+                    let row_tile = walk.tile + t as u32 * WARPS + self.index;
+                    let tokens = (tile.tokens - first).min(GROUP_TOKENS);
+                    let scales = Scales { tokens: at + 4 * first, alphas: at + 4 * TOKENS };
+                    // SAFETY: rows and columns of the output.
+                    unsafe {
+                        epilogue.store_thread(acc[t][g], row_tile, tile.row + first, tokens, scales);
+                    }
+                }
+                g += 1;
+            }
+            t += 1;
+        }
+    }
+}
+
+/// Each plus `by`.
+#[inline(always)]
+fn offset<const G: usize>(at: [u32; G], by: u32) -> [u32; G] {
+    let mut to = at;
+    let mut g = 0;
+    while g < G {
+        to[g] += by;
+        g += 1;
+    }
+    to
+}
+
+/// The whole kernel.
+///
+/// # Safety
+/// As the entries.
+#[inline(always)]
+unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
+    let lane = warp::lane_id();
+    // SAFETY: the launch gives SHARED_BYTES, of which all that follows takes parts; every collective is reached by the
+    // whole warp (or block), as nothing before it depends on the lane.
+    unsafe {
+        // The same in all lanes, which the compiler can see.
+        let index = warp::shuffle_idx(warp::FULL, thread::thread_idx_x() / 32, 0);
+        let base = shared::dynamic();
+        let barriers = base + at::RING_BARRIERS + index * STAGES * mbarrier::BYTES;
+        let ring = base + at::RINGS + index * STAGES * STAGE_BYTES;
+        if lane < STAGES {
+            mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
+        }
+        if thread::thread_idx_x() < BUFFERS {
+            mbarrier::init(base + at::FULL + lane * mbarrier::BYTES, 1);
+            mbarrier::init(base + at::EMPTY + lane * mbarrier::BYTES, WARPS);
+        }
+        mbarrier::fence_init();
+
+        if !gemm.routing_settled {
+            grid::wait_for_dependencies();
+        }
+        let list = ExpertList::<TOKENS>(base + at::LIST);
+        list.build_cta(gemm.counts, gemm.offsets, gemm.experts, index, WARPS);
+        thread::sync_threads();
+
+        // The block's share of the list.
+        let [entries, token_tiles] = list.totals();
+        // There are at most 385.
+        let table = Table::hidden(entries >> 16);
+        let all = token_tiles * gemm.tile_count;
+        let (blocks, block) = (thread::grid_dim_x(), thread::block_idx_x());
+        let (each, more) = (all / blocks, all % blocks);
+        let first = block * each + block.min(more);
+        let left = each + u32::from(block < more);
+        if left == 0 {
+            grid::wait_for_dependencies();
+            return;
+        }
+        let token_tile = first / gemm.tile_count;
+        let entry = list.find_warp(token_tile, entries);
+        let mut walk = Walk {
+            list,
+            token_tile,
+            entry,
+            tile: first % gemm.tile_count,
+            left,
+            tile_count: gemm.tile_count,
+        };
+        let mut fetch = Fetch::new(gemm, walk, index);
+        let mut slot = 0;
+        while slot < STAGES {
+            fetch.issue_warp(gemm, ring + slot * STAGE_BYTES, barriers + slot * mbarrier::BYTES);
+            slot += 1;
+        }
+        // Rows, scales and outputs are others' business until here. A second wait returns at once.
+        grid::wait_for_dependencies();
+        grid::launch_dependents();
+
+        let mut me = Warp {
+            gemm,
+            table,
+            lane,
+            index,
+            base,
+            ring,
+            barriers,
+            slot: 0,
+            parity: 0,
+            fetch,
+            tokens: Tokens { address: base + at::TOKENS, list, tile_count: gemm.tile_count },
+            buffer: 0,
+            buffer_parity: 0,
+        };
+        if index == 0 {
+            me.tokens.start(walk);
+            me.issue_tokens();
+        }
+        let mut scales = 0;
+        loop {
+            let tile = walk.token_tile();
+            if tile.tokens <= 2 * GROUP_TOKENS {
+                me.group::<2, E>(&walk, tile, scales, epilogue);
+            } else {
+                me.group::<4, E>(&walk, tile, scales, epilogue);
+            }
+            let last = walk.token_tile;
+            if !walk.next() {
+                return;
+            }
+            scales ^= u32::from(walk.token_tile != last);
+        }
+    }
+}
+
+entries! { BOUNDS, run; expert_gemm_medium_swiglu_bf16, expert_gemm_medium_swiglu_f32, expert_gemm_medium_plain_f32 }
