@@ -46,13 +46,15 @@ use cuda_std::{grid, mbarrier};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
+pub mod grouped;
 pub mod layout;
 pub mod loader;
 pub mod notes;
 pub mod output;
+pub mod stepped;
 pub mod tiles;
 
-use layout::{Form, Narrow, THREADS, WARPS, Wide};
+use layout::{Form, M128N64, M128N256, M256N32, M256N128, Narrow, THREADS, WARPS, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
@@ -172,7 +174,7 @@ pub const fn dims<F: Form>(sms: u32) -> Dims {
 /// All threads of a block of [`THREADS`] with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
 /// entries demand.
 #[inline(always)]
-unsafe fn run<F: Form, O: Output>(operands: &Operands, output: &O) {
+unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
     // SAFETY: every thread of the block is here.
     unsafe {
         let shared = shared::dynamic();
@@ -297,13 +299,73 @@ entry! {
     /// Scaled sums in f32, few tokens.
     expert_gemm_narrow_plain_f32, Narrow, NARROW_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
 }
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 256 tokens by 128 weight rows.
+    expert_gemm_m128n256_swiglu_bf16, M128N256, M128N256_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 256 tokens by 128 weight rows.
+    expert_gemm_m128n256_swiglu_f32, M128N256, M128N256_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 256 tokens by 128 weight rows.
+    expert_gemm_m128n256_plain_f32, M128N256, M128N256_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 128 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n128_swiglu_bf16, M256N128, M256N128_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 128 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n128_swiglu_f32, M256N128, M256N128_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 128 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n128_plain_f32, M256N128, M256N128_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 32 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n32_swiglu_bf16, M256N32, M256N32_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 32 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n32_swiglu_f32, M256N32, M256N32_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 32 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n32_plain_f32, M256N32, M256N32_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 64 tokens by 128 weight rows.
+    expert_gemm_m128n64_swiglu_bf16, M128N64, M128N64_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 64 tokens by 128 weight rows.
+    expert_gemm_m128n64_swiglu_f32, M128N64, M128N64_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 64 tokens by 128 weight rows.
+    expert_gemm_m128n64_plain_f32, M128N64, M128N64_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
 
 /// Every entry of this file.
-pub const LAUNCHES: [Launch; 6] = [
+pub const LAUNCHES: [Launch; 18] = [
     WIDE_SWIGLU_BF16,
     WIDE_SWIGLU_F32,
     WIDE_PLAIN_F32,
     NARROW_SWIGLU_BF16,
     NARROW_SWIGLU_F32,
     NARROW_PLAIN_F32,
+    M128N256_SWIGLU_BF16,
+    M128N256_SWIGLU_F32,
+    M128N256_PLAIN_F32,
+    M256N128_SWIGLU_BF16,
+    M256N128_SWIGLU_F32,
+    M256N128_PLAIN_F32,
+    M256N32_SWIGLU_BF16,
+    M256N32_SWIGLU_F32,
+    M256N32_PLAIN_F32,
+    M128N64_SWIGLU_BF16,
+    M128N64_SWIGLU_F32,
+    M128N64_PLAIN_F32,
 ];
