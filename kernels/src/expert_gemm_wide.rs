@@ -99,13 +99,7 @@ impl Operands {
 /// Width of the tile for `rows` rows: the narrowest that the form has.
 #[inline(always)]
 pub const fn width_of<F: Form>(rows: u32) -> u32 {
-    if F::WIDTH == 32 {
-        if rows <= 16 { 16 } else { 32 }
-    } else if rows <= 32 {
-        32
-    } else {
-        rows.next_multiple_of(32)
-    }
+    rows.next_multiple_of(F::STEP)
 }
 
 macro_rules! args {

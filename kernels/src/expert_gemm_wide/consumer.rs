@@ -171,9 +171,7 @@ pub trait Widths: Form {
 }
 
 macro_rules! widths {
-    ($form:ident, $multiply:path: $($width:literal => $acc:literal),*) => {
-        $(const _: () = assert!($form::TILES * $width == 2 * $acc && $width <= $form::WIDTH);)*
-
+    ($form:ident, $multiply:path: $($width:pat => $acc:literal),*) => {
         impl Widths for $form {
             #[inline(always)]
             unsafe fn one_tile<O: Output>(
@@ -191,9 +189,10 @@ macro_rules! widths {
                         $($width => {
                             let me = Warp::new::<$form>(shared);
                             start::<$form, $acc>(me, operands);
-                            let acc = $multiply(me, operands, blocks, loader, at);
+                            let acc = $multiply(me, width, operands, blocks, loader, at);
                             end::<$form, O, $acc>(me, operands, output, &acc);
                         })*
+                        #[allow(unreachable_patterns)]
                         _ => core::hint::unreachable_unchecked(),
                     }
                 }
@@ -205,11 +204,11 @@ macro_rules! widths {
 // A width, and the accumulators of a thread.
 widths!(Wide, stepped::multiply::<Wide, _>: 32 => 32, 64 => 64, 96 => 96, 128 => 128);
 widths!(Narrow, stepped::multiply::<Narrow, _>: 16 => 16, 32 => 32);
-widths!(M128N256, grouped::chains::<M128N256, _>: 32 => 16, 64 => 32, 96 => 48, 128 => 64, 160 => 80, 192 => 96,
-    224 => 112, 256 => 128);
-widths!(M256N128, grouped::pairs::<M256N128, _>: 32 => 32, 64 => 64, 96 => 96, 128 => 128);
-widths!(M256N32, grouped::pairs::<M256N32, _>: 16 => 16, 32 => 32);
-widths!(M128N64, grouped::chains::<M128N64, _>: 32 => 16, 64 => 32);
+// One loop for all widths.
+widths!(M128N256, grouped::chains::<M128N256, _>: _ => 128);
+widths!(M256N128, grouped::pairs::<M256N128, _>: _ => 128);
+widths!(M256N32, grouped::pairs::<M256N32, _>: _ => 32);
+widths!(M128N64, grouped::chains::<M128N64, _>: _ => 32);
 
 /// Before the loop over K.
 ///

@@ -34,19 +34,21 @@ fn half_steps(me: Warp, units: [Unit; 2], first: usize) -> Fragments {
 /// The accumulators of the warpgroup's m64 tile: one chain over all k16 steps in order. A group is a unit.
 ///
 /// # Safety
-/// As [`super::consumer::warpgroup`]; `k_units` is at least 1.
+/// As [`super::consumer::warpgroup`]; `k_units` is at least 1; the form has the width.
 #[inline(always)]
 pub unsafe fn chains<F: Form, const ACC: usize>(
     me: Warp,
+    width: u32,
     operands: &Operands,
     blocks: u32,
     loader: &mut Loader,
     at: &mut Position,
 ) -> [u32; ACC] {
-    const { assert!(F::TILES == 1) };
+    const { assert!(F::TILES == 1 && F::STEP == wgmma_groups::step(ACC)) };
     let mut acc = [0u32; ACC];
     let k_units = operands.k_units;
     let mut left = k_units;
+    let index = width / F::STEP - 1;
     // SAFETY: the warpgroup is here; a stage is used between "full" and "empty"; fragments are only overwritten
     // when the group that reads them is done.
     unsafe {
@@ -56,7 +58,7 @@ pub unsafe fn chains<F: Form, const ACC: usize>(
         let mut previous = *at;
         loop {
             // A unit of even number, whose fragments are there.
-            wgmma_groups::rs_chain_4(&mut acc, &even, tokens::<F>(me, *at, 0));
+            wgmma_groups::rs_chain_4(&mut acc, &even, tokens::<F>(me, *at, 0), index);
             wgmma::wait_group::<1>();
             if left != k_units {
                 me.release::<F>(previous);
@@ -79,7 +81,7 @@ pub unsafe fn chains<F: Form, const ACC: usize>(
                 *at = next;
             }
             // A unit of odd number.
-            wgmma_groups::rs_chain_4(&mut acc, &odd, tokens::<F>(me, *at, F::STAGE_UNITS - 1));
+            wgmma_groups::rs_chain_4(&mut acc, &odd, tokens::<F>(me, *at, F::STAGE_UNITS - 1), index);
             wgmma::wait_group::<1>();
             if F::STAGE_UNITS == 1 {
                 me.release::<F>(previous);
@@ -110,15 +112,17 @@ pub unsafe fn chains<F: Form, const ACC: usize>(
 #[inline(always)]
 pub unsafe fn pairs<F: Form, const ACC: usize>(
     me: Warp,
+    width: u32,
     operands: &Operands,
     blocks: u32,
     loader: &mut Loader,
     at: &mut Position,
 ) -> [u32; ACC] {
-    const { assert!(F::TILES == 2) };
+    const { assert!(F::TILES == 2 && F::STEP == wgmma_groups::step(ACC)) };
     let mut acc = [0u32; ACC];
     let k_units = operands.k_units;
     let mut left = k_units;
+    let index = width / F::STEP - 1;
     // SAFETY: as in `chains`.
     unsafe {
         let load = |at, half| [me.load::<F>(at, half, 0), me.load::<F>(at, half, 1)];
@@ -129,14 +133,14 @@ pub unsafe fn pairs<F: Form, const ACC: usize>(
         let mut previous = *at;
         loop {
             let b = tokens::<F>(me, *at, half);
-            wgmma_groups::rs_pairs_2(&mut acc, &low, b);
+            wgmma_groups::rs_pairs_2(&mut acc, &low, b, index);
             // The unit before is done.
             wgmma::wait_group::<1>();
             if half == 0 && left != k_units {
                 me.release::<F>(previous);
             }
             let high = half_steps(me, units, 2);
-            wgmma_groups::rs_pairs_2(&mut acc, &high, b + 2 * DESCRIPTOR_K16);
+            wgmma_groups::rs_pairs_2(&mut acc, &high, b + 2 * DESCRIPTOR_K16, index);
             left -= 1;
             if half == F::STAGE_UNITS - 1 || left == 0 {
                 loader.turn::<F>(*at, me.shared, me.notes, operands, blocks);

@@ -20,6 +20,8 @@ pub const THREADS: u32 = 32 * WARPS;
 pub trait Form {
     /// Widest tile in tokens.
     const WIDTH: u32;
+    /// What widths are multiples of.
+    const STEP: u32;
     /// m64 tiles of a warpgroup, 1 or 2; a warp has as many adjacent row tiles, one of each.
     const TILES: u32;
     /// k units of a stage, 1 or 2; the last stage of a tile may have fewer.
@@ -88,6 +90,7 @@ pub struct Wide;
 
 impl Form for Wide {
     const WIDTH: u32 = 128;
+    const STEP: u32 = 32;
     const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 4;
@@ -102,6 +105,7 @@ pub struct Narrow;
 
 impl Form for Narrow {
     const WIDTH: u32 = 32;
+    const STEP: u32 = 16;
     const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
@@ -117,6 +121,7 @@ pub struct M128N256;
 
 impl Form for M128N256 {
     const WIDTH: u32 = 256;
+    const STEP: u32 = 16;
     const TILES: u32 = 1;
     const STAGE_UNITS: u32 = 1;
     const STAGES: u32 = 5;
@@ -131,6 +136,7 @@ pub struct M256N128;
 
 impl Form for M256N128 {
     const WIDTH: u32 = 128;
+    const STEP: u32 = 16;
     const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 4;
@@ -145,6 +151,7 @@ pub struct M256N32;
 
 impl Form for M256N32 {
     const WIDTH: u32 = 32;
+    const STEP: u32 = 8;
     const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
@@ -159,6 +166,7 @@ pub struct M128N64;
 
 impl Form for M128N64 {
     const WIDTH: u32 = 64;
+    const STEP: u32 = 8;
     const TILES: u32 = 1;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
@@ -227,8 +235,8 @@ mod tests {
             at.advance::<Wide>();
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
-        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (227_792, 99_776));
-        assert_eq!((M128N256::SHARED_BYTES, M128N64::SHARED_BYTES), (215_952, 0));
+        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_816, 100_800));
+        assert_eq!((M128N256::SHARED_BYTES, M128N64::SHARED_BYTES), (217_056, 100_800));
     }
 
     #[test]

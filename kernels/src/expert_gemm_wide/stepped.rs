@@ -17,6 +17,7 @@ use super::loader::Loader;
 #[inline(always)]
 pub unsafe fn multiply<F: Form, const N: usize>(
     me: Warp,
+    _width: u32,
     operands: &Operands,
     blocks: u32,
     loader: &mut Loader,
