@@ -1,7 +1,6 @@
 //! The loop over K with groups of four MMAs: the fragments of a group are expanded while the one before runs, into the
 //! registers of the one before that.
 
-use cuda_std::prelude::*;
 use cuda_std::wgmma;
 use cuda_std::wgmma_groups::{self, Fragments};
 use cuda_std::wgmma_rs::{self, DESCRIPTOR_K16};

@@ -1,7 +1,6 @@
 //! The loop over K with a group of two MMAs for each k16 step: the fragments of a step are expanded while the one before
 //! runs.
 
-use cuda_std::prelude::*;
 use cuda_std::wgmma;
 use cuda_std::wgmma_rs::{self, DESCRIPTOR_K16};
 
