@@ -6,6 +6,7 @@
 use cuda_std::convergence::{opaque, opaque_u32};
 use cuda_std::tcgen05::descriptor::{instruction, matrix};
 use cuda_std::tcgen05::{self, mma};
+use cuda_std::{cluster, mbarrier};
 
 use super::layout::{
     A_BYTES, B_SCALE_BYTES, Buffer, Form, Position, SCALE_SETS, SCALE_TILE, STAGE_STEPS, START_ALIGN,
@@ -83,8 +84,8 @@ impl Issuer {
                 let mut b_tile =
                     matrix::scale_tile(self.shared + F::B_SCALE_OFFSET + self.at.slot * B_SCALE_BYTES);
                 let mut scale_a = self.tensor + scale_column(self.set, 0);
-                // The number of steps and the test are hidden: four copies of the loop's body, or two loops, gain nothing.
-                let mut s = opaque_u32(now);
+                // The count and the test are hidden: copies of the loop's body would gain nothing.
+                let mut s = now;
                 while s != 0 {
                     let scale_b = scale_a + b_scale_columns(0);
                     mma::copy_scales::<F::Group>(scale_a, a_tile);
@@ -101,7 +102,7 @@ impl Issuer {
                     b += matrix::start(F::B_STEP);
                     b_tile += matrix::start(SCALE_TILE);
                     scale_a += STEP_COLUMNS;
-                    s -= 1;
+                    s = opaque_u32(s - 1);
                 }
                 mma::commit::<F::Group>(self.shared + self.at.empty::<F>());
             }
@@ -112,5 +113,39 @@ impl Issuer {
         // SAFETY: behind all MMAs of the tile.
         unsafe { mma::commit::<F::Group>(self.shared + self.buffer.complete::<F>()) };
         self.buffer.advance();
+    }
+}
+
+/// The odd block of a pair from its issuer warp's side: one thread that tells the even block's issuer which stages are full
+/// here, as the barrier that a bulk copy completes on is that of its own block.
+pub struct Relay {
+    shared: u32,
+    at: Position,
+}
+
+impl Relay {
+    /// At the ring's start.
+    #[inline(always)]
+    pub const fn new(shared: u32) -> Self {
+        Self { shared, at: Position::START }
+    }
+
+    /// Relays a tile of `steps` steps.
+    ///
+    /// # Safety
+    /// One thread of the odd block; barriers are live in both blocks; the producer brings the same tile.
+    #[inline(always)]
+    pub unsafe fn tile<F: Form>(&mut self, steps: u32) {
+        let mut stages = steps.div_ceil(STAGE_STEPS);
+        while stages != 0 {
+            let full = self.shared + self.at.full::<F>();
+            // SAFETY: the caller's duty.
+            unsafe {
+                wait::<F>(full, self.at.parity);
+                mbarrier::arrive_cluster(cluster::map_shared(full, 0));
+            }
+            self.at.advance::<F>();
+            stages -= 1;
+        }
     }
 }

@@ -172,7 +172,9 @@ fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     for form in [&expert_gemm::SMALL, &expert_gemm::WIDE, &expert_gemm::NARROW] {
         cases.extend(expert_gemm::cases(form, sizes));
     }
-    cases.extend(tcgen05_gemm::cases(&tcgen05_gemm::SINGLE, sizes));
+    for form in [&tcgen05_gemm::SINGLE, &tcgen05_gemm::PAIR] {
+        cases.extend(tcgen05_gemm::cases(form, sizes));
+    }
     cases
 }
 

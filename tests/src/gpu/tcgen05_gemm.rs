@@ -67,6 +67,17 @@ pub static SINGLE: Form = Form {
     blocks: 1,
 };
 
+/// Two blocks for a tile.
+pub static PAIR: Form = Form {
+    launch: |kind| match kind {
+        Kind::PlainF32 => &gemm::PLAIN_F32_PAIR,
+        Kind::SwigluF32 => &gemm::SWIGLU_F32_PAIR,
+        Kind::SwigluNvfp4 => &gemm::SWIGLU_NVFP4_PAIR,
+    },
+    dims: gemm::dims::<gemm::layout::Pair>,
+    blocks: 2,
+};
+
 /// One set of inputs.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -405,12 +416,12 @@ impl Problem {
         Ok(())
     }
 
-    /// One launch with the form's own dimensions, then one with each other grid.
+    /// A launch with each of the grids, counted in tiles at a time; 0 stands for the form's own.
     pub fn check(&self, device: &dyn Device, form: &Form, grids: &[u32]) -> Check {
         let inputs = self.inputs();
         let want = self.reference(&inputs);
         let own = (form.dims)(device.multiprocessors());
-        for &grid in [0].iter().chain(grids) {
+        for &grid in grids {
             let mut dims = own;
             dims.grid[0] = if grid == 0 { own.grid[0] } else { grid * form.blocks };
             let got = self.launch(device, form, dims, &inputs)?;
@@ -431,7 +442,7 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         let mut case = |name: &str, parts: Vec<(Problem, Vec<u32>)>| {
             let mut case = Case::new(launch, name);
             for (problem, grids) in parts {
-                case.part(problem.clone(), problem.elements() * (1 + grids.len()), move |device| {
+                case.part(problem.clone(), problem.elements() * grids.len(), move |device| {
                     problem.check(device, form, &grids)
                 });
             }
@@ -441,48 +452,51 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         let (part, block) = if kind.has_up() { (37, 64) } else { (101, 128) };
         let problem = |counts: &[u32], features: usize, k: usize| Problem::new(kind, counts, features, k);
 
-        // Two tiles on two row blocks of tokens, the second from the middle of one on; more stages than the ring has.
-        let few = Problem { limit: 1.0, gap: 1, squeeze: 0.1, ..problem(&[3, 257], part, 304) };
+        // Two tiles on two row blocks of tokens each, the second from the middle of one on; buffers and the ring go round.
+        let few = Problem { limit: 1.0, gap: 1, squeeze: 0.1, ..problem(&[3, 257, 0, 1], part, 304) };
         if sizes.size == Size::Few {
             case("shape", vec![(few, vec![1])]);
             continue;
         }
         let mut parts = vec![
-            (few, vec![1]),
-            (problem(&COUNTS, part, 336), vec![1]),
-            (problem(&[3, 300, 128], 2 * block + part, 192), vec![1, 5]),
-            (Problem { limit: f32::INFINITY, gap: 2, ..problem(&[129, 193], block, 64) }, vec![2]),
-            (problem(&[20], part, 1168), vec![]),
+            (few, vec![0, 1]),
+            (problem(&COUNTS, part, 336), vec![0, 1]),
+            (problem(&[3, 300, 128], 2 * block + part, 192), vec![0, 1, 5]),
+            (Problem { limit: f32::INFINITY, gap: 2, ..problem(&[129, 193], block, 64) }, vec![0, 2]),
+            (problem(&[20], part, 1168), vec![0]),
         ];
         if sizes.size == Size::Card {
             let some: Vec<u32> = (0..48).map(|e| (hash(e) % 40) as u32 * (hash(e + 99) % 3) as u32).collect();
             parts.extend([
-                (problem(&some, 7168, 3072), vec![]),
-                (problem(&some[..8], 3072, 7168), vec![]),
-                (problem(&[700, 0, 1, 2000], 1000, 2880), vec![7]),
+                (problem(&some, 7168, 3072), vec![0]),
+                (problem(&some[..8], 3072, 7168), vec![0]),
+                (problem(&[700, 0, 1, 2000], 1000, 2880), vec![0, 7]),
             ]);
         }
         case("shape", parts);
         case(
             "chunk",
             [(0, 1), (1, 1), (1, 2)]
-                .map(|c| (Problem { chunk: Some(c), ..problem(&[5, 17], 2 * block + part, 96) }, vec![]))
+                .map(|c| (Problem { chunk: Some(c), ..problem(&[5, 17], 2 * block + part, 96) }, vec![0]))
                 .into(),
         );
         let mut spread = vec![0; 385];
         (0..385).filter(|e| e % 48 == 5 || *e > 382).for_each(|e| spread[e] = 1 + e as u32 % 3);
         case(
             "experts",
-            vec![(problem(&[0, 0, 0], part, 64), vec![1]), (problem(&spread, part, 64), vec![1, 3, 40])],
+            vec![
+                (problem(&[0, 0, 0], part, 64), vec![0, 1]),
+                (problem(&spread, part, 64), vec![0, 1, 3, 40]),
+            ],
         );
         if kind != Kind::SwigluNvfp4 {
             let wide = Problem { values: Values::Wide, ..problem(&[9, 70], part, 1040) };
-            case("scales of every size", vec![(wide, vec![])]);
+            case("scales of every size", vec![(wide, vec![0])]);
         }
         if kind.has_up() {
-            let limit = |limit: f32| (Problem { limit, boost: 3.0, ..problem(&[40], part, 64) }, vec![]);
+            let limit = |limit: f32| (Problem { limit, boost: 3.0, ..problem(&[40], part, 64) }, vec![0]);
             let huge = Problem { boost: 1e37, limit: f32::INFINITY, ..problem(&[40], part, 64) };
-            case("limits", vec![limit(0.1), limit(1.0), limit(7.0), limit(f32::INFINITY), (huge, vec![])]);
+            case("limits", vec![limit(0.1), limit(1.0), limit(7.0), limit(f32::INFINITY), (huge, vec![0])]);
         }
     }
     cases

@@ -38,17 +38,21 @@ pub struct Matrix {
     pub k: usize,
     codes: Vec<u8>,
     scales: Vec<u8>,
+    /// Codes as halves.
+    halves: Vec<i32>,
+    /// Scales as eighths, where they are grid values.
+    eighths: Vec<i32>,
 }
 
 impl Matrix {
     /// Random; `salt` tells matrices apart.
     pub fn new(rows: usize, k: usize, values: Values, salt: u64) -> Self {
         let random = |i: usize| hash(i as u64 | salt << 40);
-        Self {
-            k,
-            codes: (0..rows * k).map(|i| (random(i) >> 20) as u8 & 15).collect(),
-            scales: (0..rows * k / BLOCK).map(|i| values.scale(random(i) >> 32)).collect(),
-        }
+        let codes: Vec<u8> = (0..rows * k).map(|i| (random(i) >> 20) as u8 & 15).collect();
+        let scales: Vec<u8> = (0..rows * k / BLOCK).map(|i| values.scale(random(i) >> 32)).collect();
+        let halves = codes.iter().map(|&code| (e2m1::decode(code) * 2.0) as i32).collect();
+        let eighths = scales.iter().map(|&scale| (e4m3::decode(scale) * 8.0) as i32).collect();
+        Self { k, codes, scales, halves, eighths }
     }
 
     /// The code of an element.
@@ -63,16 +67,18 @@ impl Matrix {
 
     /// Sum over K of the products of two rows, by integers: `16 * 16 * sum` with scales as eighths and codes as halves.
     pub fn dot_grid(&self, row: usize, other: &Matrix, other_row: usize) -> f32 {
-        let eighths = |scale: u8| (e4m3::decode(scale) * 8.0) as i64;
-        let halves = |code: u8| (e2m1::decode(code) * 2.0) as i64;
-        let (mut sum, mut magnitude) = (0, 0);
-        for group in 0..self.k / BLOCK {
-            let scale = eighths(self.scale(row, group)) * eighths(other.scale(other_row, group));
-            for k in group * BLOCK..(group + 1) * BLOCK {
-                let product = scale * halves(self.code(row, k)) * halves(other.code(other_row, k));
-                sum += product;
-                magnitude += product.abs();
-            }
+        let (a, b) = (&self.halves[row * self.k..][..self.k], &other.halves[other_row * self.k..][..self.k]);
+        let groups = self.k / BLOCK;
+        let (a_scales, b_scales) =
+            (&self.eighths[row * groups..][..groups], &other.eighths[other_row * groups..][..groups]);
+        let (mut sum, mut magnitude) = (0i64, 0i64);
+        for group in 0..groups {
+            let scale = i64::from(a_scales[group] * b_scales[group]);
+            let products = a[group * BLOCK..][..BLOCK].iter().zip(&b[group * BLOCK..][..BLOCK]);
+            let (part, size) =
+                products.fold((0, 0), |(part, size), (a, b)| (part + a * b, size + (a * b).abs()));
+            sum += scale * i64::from(part);
+            magnitude += scale * i64::from(size);
         }
         // No order of the additions can need more than f32 has.
         assert!(magnitude < 1 << 24, "{magnitude} is not exact");
