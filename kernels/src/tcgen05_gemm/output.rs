@@ -71,7 +71,7 @@ pub trait Output {
     /// Computes the chunk's results and stores those of tokens that exist.
     ///
     /// # Safety
-    /// The whole warp; accumulators are complete; the output holds the rows.
+    /// The whole warp, with a warp barrier since the chunk before; accumulators are complete; the output holds the rows.
     unsafe fn store(&self, chunk: Chunk);
 }
 
@@ -315,7 +315,7 @@ impl Output for SwigluNvfp4 {
 /// From a lane's results by fragment to all 16 features of the token that has the lane's number, through shared memory.
 ///
 /// # Safety
-/// The whole warp; its own staging area.
+/// The whole warp, with a warp barrier since the chunk before; its own staging area.
 #[inline(always)]
 unsafe fn transposed(staging: u32, h: [f32; LANE_RESULTS]) -> F32Group {
     let (g, t) = (warp::lane_id() / 4, warp::lane_id() % 4);
@@ -323,8 +323,6 @@ unsafe fn transposed(staging: u32, h: [f32; LANE_RESULTS]) -> F32Group {
     let mut values = [0.0; BLOCK];
     // SAFETY: inside the staging area; barriers between other lanes' accesses.
     unsafe {
-        // Others may still read the chunk before.
-        warp::sync_warp(warp::FULL);
         let mut i = 0;
         while i < LANE_RESULTS / 2 {
             let token = 8 * (i as u32 / 2) + i as u32 % 2;
