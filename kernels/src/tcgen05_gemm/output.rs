@@ -7,6 +7,7 @@ use nvfp4::BLOCK;
 use nvfp4::quantize::NON_FINITE_BITS;
 
 use super::layout::{CHUNK, CHUNK_PITCH};
+use super::tiles::Tile;
 use crate::epilogue;
 use crate::group::{F32Group, Group, RowScale, quantize_group};
 use crate::operand::{
@@ -67,6 +68,24 @@ pub trait Output {
     /// # Safety
     /// The expert exists.
     unsafe fn alphas(&self, expert: u32) -> [f32; 2];
+
+    /// Before the first chunk of a tile.
+    ///
+    /// # Safety
+    /// The whole warp; accumulators are complete.
+    #[inline(always)]
+    unsafe fn begin(&self, tile: Tile) {
+        let _ = tile;
+    }
+
+    /// Behind the last chunk of a tile.
+    ///
+    /// # Safety
+    /// The whole warp, with a warp barrier since the last chunk.
+    #[inline(always)]
+    unsafe fn end(&self, tile: Tile) {
+        let _ = tile;
+    }
 
     /// Computes the chunk's results and stores those of tokens that exist.
     ///
