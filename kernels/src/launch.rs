@@ -12,6 +12,7 @@ use crate::{
     expert_gemm_medium, expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16,
     prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantize_nvfp4_rows, read_stream, repack_nvfp4,
     route_tokens, router_logits, rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4,
+    tcgen05_gemm, tcgen05_mega,
 };
 
 /// An architecture that a PTX module is built for.
@@ -230,6 +231,13 @@ pub const TABLE: &[Launch] = &[
     rows_amax_f32::LAUNCH,
     sort_slots::LAUNCH,
     swiglu_quantize_nvfp4::LAUNCH,
+    tcgen05_gemm::PLAIN_F32,
+    tcgen05_gemm::SWIGLU_F32,
+    tcgen05_gemm::SWIGLU_NVFP4,
+    tcgen05_gemm::PLAIN_F32_PAIR,
+    tcgen05_gemm::SWIGLU_F32_PAIR,
+    tcgen05_gemm::SWIGLU_NVFP4_PAIR,
+    tcgen05_mega::LAUNCH,
 ];
 
 /// The row of the kernel `name`.
