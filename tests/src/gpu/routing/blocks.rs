@@ -260,7 +260,8 @@ fn problems(scale: Scale) -> Vec<Problem> {
         &[&[3, 0, 16, 1], &[0, 0], &[129, 17]],
         &[&[3, 0, 16, 1], &[0, 0], &[129, 300, 0, 64], &[1, 1, 1, 1, 1, 1, 0, 6], &[4000, 0, 9]],
     );
-    let ks: &[usize] = scale.pick(&[336], &[16, 336, 1040], &[16, 512, 2304, 2880, 3072, 4096, 7168, 16384]);
+    // More than one warp.
+    let ks: &[usize] = scale.pick(&[1040], &[16, 336, 1040], &[16, 512, 2304, 2880, 3072, 4096, 7168, 16384]);
     let mut all = Vec::new();
     for (i, &counts) in experts.iter().enumerate() {
         for (j, &k) in ks.iter().enumerate() {
