@@ -12,7 +12,7 @@ use crate::{
     expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16, prepare_rows_nvfp4_bf16,
     prepare_rows_nvfp4_f32, quantise_blocks_bf16, quantise_blocks_f32, quantize_nvfp4_rows, read_stream,
     repack_nvfp4, repack_nvfp4_blocks, route_tokens, router_logits, rows_amax_bf16, rows_amax_f32,
-    sort_slots, swiglu_quantize_nvfp4,
+    sort_slots, swiglu_quantize_nvfp4, tcgen05_gemm,
 };
 
 /// An architecture that a PTX module is built for.
@@ -219,6 +219,9 @@ pub const TABLE: &[Launch] = &[
     rows_amax_f32::LAUNCH,
     sort_slots::LAUNCH,
     swiglu_quantize_nvfp4::LAUNCH,
+    tcgen05_gemm::PLAIN_F32,
+    tcgen05_gemm::SWIGLU_F32,
+    tcgen05_gemm::SWIGLU_NVFP4,
 ];
 
 /// The row of the kernel `name`.

@@ -6,6 +6,8 @@
 
 use crate::gpu_only;
 
+/// Cache policy of data about which nothing is known: the ordinary one (the constant that CUTLASS uses).
+pub const EVICT_NORMAL: u64 = 0x1000_0000_0000_0000;
 /// Cache policy of data that is used once: first to leave L2 (the constant that CUTLASS uses).
 pub const EVICT_FIRST: u64 = 0x12f0_0000_0000_0000;
 /// Cache policy of data that others will use again: last to leave L2.
@@ -28,7 +30,7 @@ pub unsafe fn load<T>(to: u32, from: *const T, bytes: u32, barrier: u32) {
     }
 }
 
-/// [`load`] under an L2 cache policy, [`EVICT_FIRST`] or [`EVICT_LAST`] (`.L2::cache_hint`).
+/// [`load`] under an L2 cache policy, one of the constants above (`.L2::cache_hint`).
 ///
 /// # Safety
 /// As [`load`].

@@ -20,6 +20,20 @@ pub fn num_blocks() -> u32 {
     unsafe { nvvm::cluster_nctarank() }
 }
 
+/// The address at which block `rank` of the cluster has what this block has at shared address `address`
+/// (`mapa.shared::cluster.u32`, PTX ISA, Data Movement).
+#[gpu_only]
+#[inline(always)]
+pub fn map_shared(address: u32, rank: u32) -> u32 {
+    let mapped: u32;
+    // SAFETY: arithmetic on an address.
+    unsafe {
+        core::arch::asm!("mapa.shared::cluster.u32 {}, {}, {};",
+            lateout(reg32) mapped, in(reg32) address, in(reg32) rank, options(pure, nomem, nostack))
+    }
+    mapped
+}
+
 /// Arrives on the cluster barrier with release semantics (`barrier.cluster.arrive.aligned`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety

@@ -108,3 +108,46 @@ pub unsafe fn wait_parity(barrier: u32, parity: u32) {
     // SAFETY: the caller vouches for the barrier.
     while !unsafe { try_wait_parity(barrier, parity) } {}
 }
+
+/// [`try_wait_parity`] with acquire semantics for the cluster: for a phase that other blocks arrive on
+/// (`mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64`).
+///
+/// # Safety
+/// As [`try_wait_parity`].
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn try_wait_parity_cluster(barrier: u32, parity: u32) -> bool {
+    let done: u32;
+    // SAFETY: the caller vouches for the barrier.
+    unsafe {
+        core::arch::asm!("{{ .reg .pred done; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [{1}], {2};",
+            "selp.b32 {0}, 1, 0, done; }}",
+            lateout(reg32) done, in(reg32) barrier, in(reg32) parity, options(nostack));
+    }
+    done != 0
+}
+
+/// [`wait_parity`] by [`try_wait_parity_cluster`].
+///
+/// # Safety
+/// As [`wait_parity`].
+#[inline(always)]
+pub unsafe fn wait_parity_cluster(barrier: u32, parity: u32) {
+    // SAFETY: the caller vouches for the barrier.
+    while !unsafe { try_wait_parity_cluster(barrier, parity) } {}
+}
+
+/// One arrival, release semantics for the cluster, on the barrier of any block of it
+/// (`mbarrier.arrive.release.cluster.shared::cluster.b64`). `barrier` is an address of [`crate::cluster::map_shared`].
+///
+/// # Safety
+/// As [`arrive`]; the block whose barrier it is has not exited.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn arrive_cluster(barrier: u32) {
+    // SAFETY: the caller vouches for the barrier.
+    unsafe {
+        core::arch::asm!("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [{}];",
+            in(reg32) barrier, options(nostack))
+    }
+}

@@ -1,7 +1,44 @@
-//! Ordering of Blackwell's fifth-generation tensor core operations (sm_100a, PTX ISA, TensorCore 5th Generation): the pointer-free
-//! part. Allocation, copies, loads and the MMA itself take addresses and stay with their kernel, in `asm!`.
+//! Blackwell's fifth-generation tensor cores (sm_100a, PTX ISA, TensorCore 5th Generation Family Instructions).
+//!
+//! | module | what |
+//! |---|---|
+//! | here | ordering and the allocation permit: pointer-free, LLVM intrinsics |
+//! | [`descriptor`] | what an instruction and its operands in shared memory look like, bit by bit |
+//! | [`memory`] | tensor memory: allocation, loads |
+//! | [`mma`] | copies of scales, the NVFP4 MMA, commits |
+//!
+//! The asynchronous operations of one thread, `cp` then `mma` then `commit`, execute in order. Whatever else hands tensor
+//! memory from one thread to another goes: [`fence_before_thread_sync`], a barrier or mbarrier,
+//! [`fence_after_thread_sync`].
+//!
+//! A pair is two blocks of a cluster whose ranks differ in the last bit; its operations (`.cta_group::2`) are issued in
+//! one block and work on the shared and tensor memory of both. Functions take a [`CtaGroup`]; a kernel has one.
+
+pub mod descriptor;
+pub mod memory;
+pub mod mma;
 
 use crate::gpu_only;
+
+/// Who shares tensor memory operations: `.cta_group`.
+pub trait CtaGroup {
+    /// Whether two blocks do.
+    const PAIR: bool;
+}
+
+/// `.cta_group::1`: a block by itself.
+pub struct OneBlock;
+
+impl CtaGroup for OneBlock {
+    const PAIR: bool = false;
+}
+
+/// `.cta_group::2`: two blocks of a cluster whose ranks differ in the last bit.
+pub struct BlockPair;
+
+impl CtaGroup for BlockPair {
+    const PAIR: bool = true;
+}
 #[cfg(target_arch = "nvptx64")]
 use crate::nvvm;
 
