@@ -64,6 +64,19 @@ impl ScaleSource {
         }
     }
 
+    /// The global scale of a row whose largest magnitude has the bits `amax`; NaN if that is not finite.
+    ///
+    /// # Safety
+    /// The pointers have what the mode needs.
+    #[inline(always)]
+    pub unsafe fn scale(&self, row: u32, amax: u32) -> f32 {
+        // SAFETY: the caller's duty.
+        match unsafe { self.constant(row) } {
+            Some(given) => row_scale(given, amax),
+            None => tensor_scale_from_amax_bits(amax),
+        }
+    }
+
     /// Whether saturated blocks are to be counted: under constant scales only.
     #[inline(always)]
     pub fn can_saturate(&self) -> bool {
@@ -252,9 +265,9 @@ pub unsafe fn quantise_rows<G: Group, T: Target>(
 /// Writes a row of zeros, its scales too.
 ///
 /// # Safety
-/// As [`quantise_row`].
+/// All threads of the block call it together; the target holds the row.
 #[inline(always)]
-unsafe fn pad_row<T: Target>(target: &T, row: u32) {
+pub unsafe fn pad_row<T: Target>(target: &T, row: u32) {
     let first = thread::thread_idx_x();
     // SAFETY: the caller's.
     unsafe {
@@ -286,11 +299,9 @@ unsafe fn quantise_row<G: Group, T: Target>(
     // SAFETY: all threads are here; the pointers have what the mode needs; the row exists.
     unsafe {
         let amax = block_max(amax_p.max(amax_q), buffer);
-        let s2 = match source.constant(row) {
-            Some(given) => row_scale(given, amax),
-            None => tensor_scale_from_amax_bits(amax),
-        };
-        if first == 0 {
+        let s2 = source.scale(row, amax);
+        // `store` may have a collective, and its lanes ask for their place behind it.
+        if opaque(first == 0) {
             target.store_scale(row, s2);
         }
         let scale = RowScale::of(s2);
