@@ -5,8 +5,8 @@ use kernels::expert_gemm_wide::{self as wide, layout};
 use kernels::launch::{Arch, Dims, Launch};
 
 use super::plan::Form;
-use super::shape::Packed;
-use super::{Args, DevicePtr, Queue};
+use super::shape::{Operands, Packed};
+use super::{Args, DevicePtr, Queue, block_gemm};
 use crate::{Error, Result};
 
 /// Mean rows per group up to which the decode form is taken, and the narrow one: measured on an H200 (docs/hopper.md).
@@ -22,12 +22,29 @@ static SMALL_PLAIN_F32: Launch = small::PLAIN_F32;
 /// Activations in front of a GEMM.
 #[derive(Clone, Copy)]
 pub(super) struct Operand {
-    /// f16 rows.
+    /// f16 rows, or codes.
     pub rows: DevicePtr,
+    /// E4M3 scales of the codes; null beside f16.
+    pub block_scales: DevicePtr,
     /// f32 per row.
     pub scale: DevicePtr,
-    /// Row of each expert row; null for the row itself.
+    /// Row of each expert row; null for the row itself. Of f16 only.
     pub index: DevicePtr,
+}
+
+/// What a GEMM that quantises its results needs beside the place of their codes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quantised {
+    /// E4M3 scales of the codes.
+    pub block_scales: DevicePtr,
+    /// f32 per row: the constant already; NaN is written for rows that are not finite.
+    pub scale: DevicePtr,
+    /// f32 per group: constant global scales.
+    pub constant: DevicePtr,
+    /// Counter of saturated blocks.
+    pub saturated: DevicePtr,
+    /// Steps of 64 columns of the operand.
+    pub steps: usize,
 }
 
 /// What the epilogue of a GEMM does.
@@ -37,6 +54,8 @@ pub(super) enum Epilogue {
     SwigluBf16,
     /// SwiGLU to f32.
     SwigluF32,
+    /// SwiGLU to codes, the operand of the next product.
+    SwigluNvfp4(Quantised),
     /// The scaled sum, f32.
     Plain,
 }
@@ -56,7 +75,7 @@ pub(super) struct Output {
 /// One launch.
 #[derive(Clone, Copy)]
 pub(super) struct Gemm {
-    /// `[groups]` matrices in fragment order.
+    /// `[groups]` matrices.
     pub weights: DevicePtr,
     /// f32 `[groups]`: gate's, or the only one.
     pub alpha: DevicePtr,
@@ -87,11 +106,15 @@ impl Gemm {
         if self.groups == 0 {
             return Ok(());
         }
+        if self.packed.operands == Operands::Blocks {
+            // SAFETY: the caller's.
+            return unsafe { block_gemm::enqueue(self, queue, epilogue) };
+        }
         let (launch, dims) = self.choose(queue, epilogue)?;
         let mut flags = if self.fold_alpha { small::FOLD_ALPHA } else { 0 };
         // In front of a product without activation runs a kernel that makes its rows and nothing else: counts and offsets
         // are older. With SwiGLU it may be the sort, which writes them.
-        if epilogue == Epilogue::Plain && core::ptr::eq(launch, epilogue.small()) {
+        if epilogue == Epilogue::Plain && core::ptr::eq(launch, &SMALL_PLAIN_F32) {
             flags |= small::ROUTING_SETTLED;
         }
         let mut args = Args::new(launch).input("weights", self.weights).input("alpha", self.alpha);
@@ -131,40 +154,49 @@ impl Gemm {
             0..=NARROW_ROWS => Form::Narrow,
             _ => Form::Wide,
         });
-        match (form, small) {
-            (Form::Small, Some(dims)) => Ok((epilogue.small(), dims)),
-            (Form::Narrow, _) if wgmma => Ok((epilogue.narrow(), wide::dims::<layout::Narrow>(sms))),
-            (Form::Wide, _) if wgmma => Ok((epilogue.wide(), wide::dims::<layout::Wide>(sms))),
-            (form, _) => {
-                let what = format!("{form:?} GEMM of {} columns on {}", self.packed.k(), queue.arch().name());
-                Err(Error::unsupported(what, "choose the other form"))
+        let launch = match (form, small) {
+            (Form::Small, Some(dims)) => epilogue.small().map(|launch| (launch, dims)),
+            (Form::Narrow, _) if wgmma => {
+                epilogue.narrow().map(|launch| (launch, wide::dims::<layout::Narrow>(sms)))
             }
-        }
+            (Form::Wide, _) if wgmma => {
+                epilogue.wide().map(|launch| (launch, wide::dims::<layout::Wide>(sms)))
+            }
+            _ => None,
+        };
+        launch.ok_or_else(|| {
+            let what = format!("{form:?} GEMM of {} columns on {}", self.packed.k(), queue.arch().name());
+            Error::unsupported(what, "choose the other form")
+        })
     }
 }
 
+/// The kernels by form; none quantises.
 impl Epilogue {
-    fn small(self) -> &'static Launch {
+    fn small(self) -> Option<&'static Launch> {
         match self {
-            Epilogue::SwigluBf16 => &SMALL_SWIGLU_BF16,
-            Epilogue::SwigluF32 => &SMALL_SWIGLU_F32,
-            Epilogue::Plain => &SMALL_PLAIN_F32,
+            Epilogue::SwigluBf16 => Some(&SMALL_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&SMALL_SWIGLU_F32),
+            Epilogue::Plain => Some(&SMALL_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
         }
     }
 
-    fn narrow(self) -> &'static Launch {
+    fn narrow(self) -> Option<&'static Launch> {
         match self {
-            Epilogue::SwigluBf16 => &wide::NARROW_SWIGLU_BF16,
-            Epilogue::SwigluF32 => &wide::NARROW_SWIGLU_F32,
-            Epilogue::Plain => &wide::NARROW_PLAIN_F32,
+            Epilogue::SwigluBf16 => Some(&wide::NARROW_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&wide::NARROW_SWIGLU_F32),
+            Epilogue::Plain => Some(&wide::NARROW_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
         }
     }
 
-    fn wide(self) -> &'static Launch {
+    fn wide(self) -> Option<&'static Launch> {
         match self {
-            Epilogue::SwigluBf16 => &wide::WIDE_SWIGLU_BF16,
-            Epilogue::SwigluF32 => &wide::WIDE_SWIGLU_F32,
-            Epilogue::Plain => &wide::WIDE_PLAIN_F32,
+            Epilogue::SwigluBf16 => Some(&wide::WIDE_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&wide::WIDE_SWIGLU_F32),
+            Epilogue::Plain => Some(&wide::WIDE_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
         }
     }
 }

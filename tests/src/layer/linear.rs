@@ -115,7 +115,7 @@ struct Loaded<'d> {
 impl<'d> Loaded<'d> {
     fn new(device: &'d dyn Device, groups: &[Nvfp4Matrix], mode: LinearMode) -> Result<Self, String> {
         let make = || -> megamoe::Result<Self> {
-            let mut plan = LinearPlan::new(groups, mode)?;
+            let mut plan = LinearPlan::new(groups, mode, device.arch())?;
             let weights = Memory::new(device, plan.bytes())?;
             // SAFETY: memory of that size.
             unsafe { plan.load(groups, device, weights.ptr())? };
