@@ -222,6 +222,9 @@ pub const TABLE: &[Launch] = &[
     tcgen05_gemm::PLAIN_F32,
     tcgen05_gemm::SWIGLU_F32,
     tcgen05_gemm::SWIGLU_NVFP4,
+    tcgen05_gemm::PLAIN_F32_PAIR,
+    tcgen05_gemm::SWIGLU_F32_PAIR,
+    tcgen05_gemm::SWIGLU_NVFP4_PAIR,
 ];
 
 /// The row of the kernel `name`.

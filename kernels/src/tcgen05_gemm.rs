@@ -15,6 +15,10 @@
 //! | 5 | [`issuer`]: scales to tensor memory, MMAs | stage full; scale columns free; accumulators read | stage empty, accumulators complete, by commits |
 //! | 0 to 3 | [`epilogue`] and [`output`]: 32 rows of weights each | accumulators complete | accumulators read |
 //!
+//! Of a pair (`.._pair`, a cluster of two) each block brings its own 128 of 256 rows of weights, half of the tokens' codes
+//! and all of their scales; the even one issues for both, commits tell both, the odd one's warp 5 relays which stages are
+//! full there ([`issuer::Relay`]), and its epilogue's warps arrive in the even block.
+//!
 //! # Budget of a block, one per SM
 //!
 //! | | one block | of a pair |
@@ -36,7 +40,7 @@
 use cuda_std::launch::LaunchBounds;
 use cuda_std::prelude::*;
 use cuda_std::tcgen05::{self, memory};
-use cuda_std::{fence, grid, mbarrier};
+use cuda_std::{cluster, fence, grid, mbarrier};
 
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
@@ -48,8 +52,8 @@ pub mod producer;
 pub mod tiles;
 
 use layout::{
-    B_SCALE_BYTES, BUFFERS, Buffer, COLUMNS, EPILOGUE_WARPS, Form, ISSUER_WARP, PRODUCER_WARP, Position,
-    Single, THREADS, WARPS,
+    B_SCALE_BYTES, BUFFERS, Buffer, COLUMNS, EPILOGUE_WARPS, Form, ISSUER_WARP, PRODUCER_WARP, Pair,
+    Position, Single, THREADS, WARPS,
 };
 use output::{Alphas, Output, PlainF32, SwigluF32, SwigluNvfp4, Target};
 use tiles::{Experts, Tile, Walk};
@@ -173,18 +177,29 @@ unsafe fn wait<F: Form>(barrier: u32, parity: u32) {
     }
 }
 
+/// Barrier over all threads of the block, of a pair over those of both.
+///
+/// # Safety
+/// As [`thread::sync_threads`] and [`cluster::sync`].
+#[inline(always)]
+unsafe fn sync<F: Form>() {
+    // SAFETY: the caller's duty.
+    unsafe { if F::PAIR { cluster::sync() } else { thread::sync_threads() } }
+}
+
 /// Starts the barriers, and zeroes the scales of tokens: a copy to tensor memory takes whole tiles, also where the
 /// producer brings fewer rows.
 ///
 /// # Safety
 /// One thread, before anything else; a block barrier follows.
 #[inline(always)]
-unsafe fn set_up<F: Form>(shared: u32) {
+unsafe fn set_up<F: Form>(shared: u32, rank: u32) {
     // SAFETY: inside the block's shared memory, which nobody uses yet.
     unsafe {
         let (mut at, mut slot) = (Position::START, 0);
         while slot < F::STAGES {
-            mbarrier::init(shared + at.full::<F>(), 1);
+            // Of a pair the even block's also counts the odd block's relay.
+            mbarrier::init(shared + at.full::<F>(), if F::PAIR { 2 - rank } else { 1 });
             mbarrier::init(shared + at.empty::<F>(), 1);
             at.advance::<F>();
             slot += 1;
@@ -213,26 +228,30 @@ unsafe fn run<F: Form, O: Output>(matrices: &Matrices, groups: Groups, output: &
     unsafe {
         let shared = shared::dynamic();
         let warp = thread::thread_idx_x() / thread::WARP_SIZE;
+        let rank = if F::PAIR { cluster::block_rank() } else { 0 };
         if opaque(warp == ISSUER_WARP) {
             memory::allocate::<F::Group, COLUMNS>(shared + F::TENSOR_OFFSET);
-            tcgen05::relinquish_alloc_permit();
+            if F::PAIR {
+                tcgen05::relinquish_alloc_permit_pair();
+            } else {
+                tcgen05::relinquish_alloc_permit();
+            }
         }
         if opaque(thread::thread_idx_x() == 0) {
-            set_up::<F>(shared);
+            set_up::<F>(shared, rank);
         }
         grid::wait_for_dependencies();
         grid::launch_dependents();
         let list = Experts { 0: shared + F::LIST_OFFSET };
         list.build_cta(groups.counts, groups.offsets, groups.experts, warp, WARPS);
         tcgen05::fence_before_thread_sync();
-        thread::sync_threads();
+        sync::<F>();
         tcgen05::fence_after_thread_sync();
 
         let tensor = shared::load_u32(shared + F::TENSOR_OFFSET);
         let [entries, _] = list.totals();
         let blocks = matrices.block_count.div_ceil(F::BLOCKS);
-        let rank = 0;
-        let mut walk = Walk::new(thread::block_idx_x(), thread::grid_dim_x());
+        let mut walk = Walk::new(thread::block_idx_x() / F::BLOCKS, thread::grid_dim_x() / F::BLOCKS);
         let mut next = || -> Option<Tile> { walk.next(entries, blocks, |i| list.entry(i)) };
         match warp {
             PRODUCER_WARP => {
@@ -245,9 +264,16 @@ unsafe fn run<F: Form, O: Output>(matrices: &Matrices, groups: Groups, output: &
             }
             ISSUER_WARP => {
                 if warp::elect(warp::FULL) {
-                    let mut issuer = issuer::Issuer::new(shared, tensor);
-                    while let Some(tile) = next() {
-                        issuer.tile::<F>(matrices.steps, tile);
+                    if rank == 0 {
+                        let mut issuer = issuer::Issuer::new(shared, tensor);
+                        while let Some(tile) = next() {
+                            issuer.tile::<F>(matrices.steps, tile);
+                        }
+                    } else {
+                        let mut relay = issuer::Relay::new(shared);
+                        while next().is_some() {
+                            relay.tile::<F>(matrices.steps);
+                        }
                     }
                 }
             }
@@ -258,9 +284,10 @@ unsafe fn run<F: Form, O: Output>(matrices: &Matrices, groups: Groups, output: &
                 }
             }
         }
+        // All have a fence behind their last use of tensor memory: the epilogue before its arrivals, the issuer by its
+        // commits. Of a pair nobody leaves while the other block may use its memory.
         warp::sync_warp(warp::FULL);
-        tcgen05::fence_before_thread_sync();
-        thread::sync_threads();
+        sync::<F>();
         tcgen05::fence_after_thread_sync();
         if opaque(warp == ISSUER_WARP) {
             memory::deallocate::<F::Group, COLUMNS>(tensor);
@@ -354,5 +381,23 @@ entry! {
     [out_steps: u32, limit: f32] [alpha_up] swiglu_nvfp4
 }
 
+entry! {
+    /// Scaled sums in f32, two blocks for a tile.
+    tcgen05_gemm_plain_f32_pair, Pair, PLAIN_F32_PAIR, ARGS_PLAIN_F32,
+    [out: *mut f32] [features: u32, out_stride: u32] [] plain_f32
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, two blocks for a tile.
+    tcgen05_gemm_swiglu_f32_pair, Pair, SWIGLU_F32_PAIR, ARGS_SWIGLU_F32,
+    [out: *mut f32] [features: u32, out_stride: u32, limit: f32] [alpha_up] swiglu_f32
+}
+entry! {
+    /// [`tcgen05_gemm_swiglu_nvfp4`] with two blocks for a tile.
+    tcgen05_gemm_swiglu_nvfp4_pair, Pair, SWIGLU_NVFP4_PAIR, ARGS_SWIGLU_NVFP4,
+    [out_codes: *mut u8, out_scales: *mut u8, out_row_scale: *mut f32, out_constant: *const f32, saturated: *mut u32]
+    [out_steps: u32, limit: f32] [alpha_up] swiglu_nvfp4
+}
+
 /// Every entry of this file.
-pub const LAUNCHES: [Launch; 3] = [PLAIN_F32, SWIGLU_F32, SWIGLU_NVFP4];
+pub const LAUNCHES: [Launch; 6] =
+    [PLAIN_F32, SWIGLU_F32, SWIGLU_NVFP4, PLAIN_F32_PAIR, SWIGLU_F32_PAIR, SWIGLU_NVFP4_PAIR];

@@ -58,20 +58,18 @@ pub(super) unsafe fn enqueue(gemm: &Gemm, queue: &dyn Queue, epilogue: Epilogue)
 /// The kernel and its dimensions: the form asked for, or by the rows that a group can be expected to have.
 fn choose(gemm: &Gemm, queue: &dyn Queue, epilogue: Epilogue) -> Result<(&'static Launch, Dims)> {
     let sms = queue.multiprocessors();
-    let pair = pair(epilogue);
     let form = gemm.form.unwrap_or(match gemm.mean_rows {
         0..=SINGLE_ROWS => Form::Single,
-        _ if pair.is_some() => Form::Pair,
-        _ => Form::Single,
+        _ => Form::Pair,
     });
     let launch = match form {
         Form::Single => single(epilogue).map(|launch| (launch, blocks::dims::<layout::Single>(sms))),
-        Form::Pair => pair.map(|launch| (launch, blocks::dims::<layout::Pair>(sms))),
+        Form::Pair => pair(epilogue).map(|launch| (launch, blocks::dims::<layout::Pair>(sms))),
         Form::Small | Form::Narrow | Form::Wide => None,
     };
     launch.ok_or_else(|| {
         let what = format!("{form:?} GEMM of NVFP4 activations on {}", queue.arch().name());
-        Error::unsupported(what, "choose `Single`, or leave the choice to the planner")
+        Error::unsupported(what, "choose `Single` or `Pair`, or leave the choice to the planner")
     })
 }
 
@@ -85,7 +83,12 @@ fn single(epilogue: Epilogue) -> Option<&'static Launch> {
     }
 }
 
-/// Those of a pair: none yet.
-fn pair(_: Epilogue) -> Option<&'static Launch> {
-    None
+/// Those of a pair.
+fn pair(epilogue: Epilogue) -> Option<&'static Launch> {
+    match epilogue {
+        Epilogue::SwigluNvfp4(_) => Some(&blocks::SWIGLU_NVFP4_PAIR),
+        Epilogue::SwigluF32 => Some(&blocks::SWIGLU_F32_PAIR),
+        Epilogue::Plain => Some(&blocks::PLAIN_F32_PAIR),
+        Epilogue::SwigluBf16 => None,
+    }
 }

@@ -22,7 +22,6 @@ use super::shape::{MAX_WIDTH, Operands, Packed};
 use super::workspace::{STATS, chunk_columns};
 use super::{Args, Device, DevicePtr, Queue, Region, Regions, grids};
 use crate::cpu::{LinearMode, RowScale};
-use crate::options::Activations;
 use crate::weights::Nvfp4Matrix;
 use crate::{Error, Result};
 
@@ -135,11 +134,7 @@ pub struct LinearPlan {
 impl LinearPlan {
     /// Checks the weights against the kernels of `arch`; nothing is allocated. One weight is a plain map.
     pub fn new(groups: &[Nvfp4Matrix], mode: LinearMode, arch: Arch) -> Result<Self> {
-        let activations = match mode {
-            LinearMode::W4A16 => Activations::Bf16,
-            LinearMode::W4A4(_) => Activations::Nvfp4,
-        };
-        let shape = LinearShape::new(groups, Operands::of(arch, activations))?;
+        let shape = LinearShape::new(groups, Operands::of(arch, mode.activations()))?;
         let constants = constants(groups, mode)?;
         let mut regions = Regions::new();
         let weights = MatrixRegions {

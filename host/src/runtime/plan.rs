@@ -24,7 +24,7 @@ use crate::{Error, Result};
 ///
 /// Without a wish the planner goes by the mean number of rows per group of a call with its most tokens: on sm_90a
 /// [`Small`](Self::Small), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide) in that order; on sm_100a, where NVFP4 activations
-/// have forms of their own, [`Single`](Self::Single) and, above 64 rows, [`Pair`](Self::Pair) where it exists.
+/// have forms of their own, [`Single`](Self::Single) and, above 64 rows, [`Pair`](Self::Pair).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Eight tokens at a time, weights streamed once: decode; bf16 activations on sm_100a.

@@ -43,12 +43,13 @@ impl Epilogue {
         // SAFETY: accumulators are complete when the "complete" phase has; tokens are rows of the operands.
         unsafe {
             wait::<F>(self.shared + self.buffer.complete::<F>(), self.buffer.parity());
-            warp::sync_warp(warp::FULL);
             tcgen05::fence_after_thread_sync();
             let columns = rows.next_multiple_of(F::GRANULE);
             let alphas = output.alphas(tile.expert);
             let mut first = 0;
             while first < columns {
+                // Lanes come apart in the wait and in stores; loads of tensor memory are of whole warps.
+                warp::sync_warp(warp::FULL);
                 let token = first + warp::lane_id();
                 let row = tile.first + token;
                 // The scales of padding rows may be anything.

@@ -3,12 +3,14 @@
 //! Two stages' scales have columns of their own, so the copies of a stage are issued while the MMAs of the one before run;
 //! they wait for the stage before that.
 
+use cuda_std::convergence::{opaque, opaque_u32};
 use cuda_std::tcgen05::descriptor::{instruction, matrix};
 use cuda_std::tcgen05::{self, mma};
+use cuda_std::{cluster, mbarrier};
 
 use super::layout::{
-    A_BYTES, B_SCALE_BYTES, Buffer, Form, Position, SCALE_SETS, SCALE_TILE, STAGE_STEPS, START_ALIGN, UNIT,
-    b_scale_columns, scale_column,
+    A_BYTES, B_SCALE_BYTES, Buffer, Form, Position, SCALE_SETS, SCALE_TILE, STAGE_STEPS, START_ALIGN,
+    STEP_COLUMNS, UNIT, b_scale_columns, scale_column,
 };
 use super::tiles::{Tile, pieces};
 use super::wait;
@@ -55,13 +57,15 @@ impl Issuer {
     pub unsafe fn tile<F: Form>(&mut self, steps: u32, tile: Tile) {
         let columns = tile.rows.next_multiple_of(F::GRANULE);
         let shape = instruction::nvfp4(BLOCK_ROWS as u32 * F::BLOCKS, columns);
-        let blocks = if pieces(tile.first, columns)[1].rows == 0 { 1 } else { 2 };
+        let has_second = pieces(tile.first, columns)[1].rows != 0;
         let start = tile.first / START_ALIGN % (BLOCK_ROWS as u32 / START_ALIGN) * START_COLUMNS;
         let d = self.tensor + self.buffer.column();
         // SAFETY: the epilogue has read what the buffer held before.
         unsafe { wait::<F>(self.shared + self.buffer.read::<F>(), self.buffer.parity() ^ 1) };
-        let mut step = 0;
-        while step < steps {
+        let mut accumulate = false;
+        let mut left = steps;
+        while left != 0 {
+            let now = left.min(STAGE_STEPS);
             // SAFETY: operands are complete when the "full" phase has completed; scale columns are free when the stage
             // that used them last has.
             unsafe {
@@ -73,39 +77,75 @@ impl Issuer {
                 }
                 wait::<F>(self.shared + self.at.full::<F>(), self.at.parity);
                 tcgen05::fence_after_thread_sync();
-                let a = self.shared + self.at.slot * A_BYTES;
-                let b = self.shared + F::B_OFFSET + self.at.slot * F::B_BYTES;
-                let b_scales = self.shared + F::B_SCALE_OFFSET + self.at.slot * B_SCALE_BYTES;
-                let mut s = 0;
-                while s < STAGE_STEPS && step + s < steps {
-                    let scale_a = self.tensor + scale_column(self.set, s);
+                let unit = self.shared + self.at.slot * A_BYTES;
+                let mut a = operand(unit);
+                let mut a_tile = matrix::scale_tile(unit + STEP_CODE_BYTES as u32);
+                let mut b = operand(self.shared + F::B_OFFSET + self.at.slot * F::B_BYTES);
+                let mut b_tile =
+                    matrix::scale_tile(self.shared + F::B_SCALE_OFFSET + self.at.slot * B_SCALE_BYTES);
+                let mut scale_a = self.tensor + scale_column(self.set, 0);
+                // The count and the test are hidden: copies of the loop's body would gain nothing.
+                let mut s = now;
+                while s != 0 {
                     let scale_b = scale_a + b_scale_columns(0);
-                    let unit = a + s * UNIT;
-                    let tile_b = b_scales + s * SCALE_TILE;
-                    mma::copy_scales::<F::Group>(scale_a, matrix::scale_tile(unit + STEP_CODE_BYTES as u32));
-                    mma::copy_scales::<F::Group>(scale_b, matrix::scale_tile(tile_b));
-                    if blocks == 2 {
-                        let second = matrix::scale_tile(tile_b + STAGE_STEPS * SCALE_TILE);
+                    mma::copy_scales::<F::Group>(scale_a, a_tile);
+                    mma::copy_scales::<F::Group>(scale_b, b_tile);
+                    if opaque(has_second) {
+                        let second = b_tile + matrix::start(STAGE_STEPS * SCALE_TILE);
                         mma::copy_scales::<F::Group>(scale_a + b_scale_columns(1), second);
                     }
-                    let operands = mma::Operands {
-                        d,
-                        a: operand(unit),
-                        b: operand(b + s * F::B_STEP),
-                        scale_a,
-                        scale_b: scale_b + start,
-                    };
-                    mma::nvfp4::<F::Group>(operands, shape, step + s != 0);
-                    s += 1;
+                    let operands = mma::Operands { d, a, b, scale_a, scale_b: scale_b + start };
+                    mma::nvfp4::<F::Group>(operands, shape, accumulate);
+                    accumulate = true;
+                    a += matrix::start(UNIT);
+                    a_tile += matrix::start(UNIT);
+                    b += matrix::start(F::B_STEP);
+                    b_tile += matrix::start(SCALE_TILE);
+                    scale_a += STEP_COLUMNS;
+                    s = opaque_u32(s - 1);
                 }
                 mma::commit::<F::Group>(self.shared + self.at.empty::<F>());
             }
             self.set = (self.set + 1) % SCALE_SETS;
-            step += STAGE_STEPS;
+            left -= now;
             self.at.advance::<F>();
         }
         // SAFETY: behind all MMAs of the tile.
         unsafe { mma::commit::<F::Group>(self.shared + self.buffer.complete::<F>()) };
         self.buffer.advance();
+    }
+}
+
+/// The odd block of a pair from its issuer warp's side: one thread that tells the even block's issuer which stages are full
+/// here, as the barrier that a bulk copy completes on is that of its own block.
+pub struct Relay {
+    shared: u32,
+    at: Position,
+}
+
+impl Relay {
+    /// At the ring's start.
+    #[inline(always)]
+    pub const fn new(shared: u32) -> Self {
+        Self { shared, at: Position::START }
+    }
+
+    /// Relays a tile of `steps` steps.
+    ///
+    /// # Safety
+    /// One thread of the odd block; barriers are live in both blocks; the producer brings the same tile.
+    #[inline(always)]
+    pub unsafe fn tile<F: Form>(&mut self, steps: u32) {
+        let mut stages = steps.div_ceil(STAGE_STEPS);
+        while stages != 0 {
+            let full = self.shared + self.at.full::<F>();
+            // SAFETY: the caller's duty.
+            unsafe {
+                wait::<F>(full, self.at.parity);
+                mbarrier::arrive_cluster(cluster::map_shared(full, 0));
+            }
+            self.at.advance::<F>();
+            stages -= 1;
+        }
     }
 }

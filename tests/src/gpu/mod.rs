@@ -12,6 +12,7 @@
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
+//! | [`tcgen05_gemm`] | those of the grouped GEMMs on Blackwell's tensor cores |
 //! | [`routing`] | the cases of routing, preparation of rows and combination |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
@@ -35,6 +36,7 @@ pub mod read_stream;
 pub mod repack;
 pub mod routing;
 pub mod swiglu;
+pub mod tcgen05_gemm;
 
 /// A kernel argument with the memory behind it.
 pub enum Value<'a> {
@@ -169,6 +171,9 @@ fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     cases.extend(read_stream::cases(sizes));
     for form in [&expert_gemm::SMALL, &expert_gemm::WIDE, &expert_gemm::NARROW] {
         cases.extend(expert_gemm::cases(form, sizes));
+    }
+    for form in [&tcgen05_gemm::SINGLE, &tcgen05_gemm::PAIR] {
+        cases.extend(tcgen05_gemm::cases(form, sizes));
     }
     cases
 }

@@ -181,10 +181,10 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
 fn alone_and_in_a_batch(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
     let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 77);
     for options in [LayerOptions::default(), quantised(ActScale::RowDynamic, ActScaleL2::Bound)] {
-        for &form in forms(device) {
+        for &form in forms(device, options.activations) {
             let batch = run(device, spec, &call, &options, Part::All, form)?;
             for token in [0, tokens / 2, tokens - 1] {
-                for &alone_form in forms(device) {
+                for &alone_form in forms(device, options.activations) {
                     let alone = run(device, spec, &call.pick(&[token]), &options, Part::All, alone_form)?;
                     let row = token * spec.hidden..(token + 1) * spec.hidden;
                     let same = alone
@@ -209,7 +209,7 @@ fn capacity(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
     let weights = spec.weights();
     let call = Call::new(spec, tokens, Routing::Uniform, RowKind::Normal, 78);
     let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
-    for &form in forms(device) {
+    for &form in forms(device, Activations::Bf16) {
         layer.form = Some(form);
         let run = |capacity| layer.forward(&call.input(), Part::All, capacity).map_err(|e| e.to_string());
         let exact = run(0)?;
@@ -225,7 +225,7 @@ fn repeated(device: &dyn Device, spec: &Spec, tokens: usize, repeats: usize) -> 
     let weights = spec.weights();
     let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 79);
     let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
-    for &form in forms(device) {
+    for &form in forms(device, Activations::Bf16) {
         layer.form = Some(form);
         let run = || layer.forward(&call.input(), Part::All, 0).map_err(|e| e.to_string());
         let first = run()?;

@@ -159,13 +159,21 @@ impl AsyncOp for Pending {
                 }),
                 None => Err(format!("CTA rank {cta} of the pair is not in the cluster")),
             };
-            let init = match fetched {
-                Ok(init) => init,
-                Err(why) => {
-                    ctx.finding(Class::Descriptor, self.place.clone(), why);
-                    return;
+            if let Err(why) = fetched {
+                ctx.finding(Class::Descriptor, self.place.clone(), why);
+                return;
+            }
+            // Of each word by itself: a copy takes whole tiles, of which an MMA may need some rows.
+            let init = |ctx: &AsyncCtx<'_>, word: usize| {
+                let (offset, n) = touched[word / 4];
+                let shared = &ctx.cluster.ctas[cta as usize].shared;
+                match n {
+                    16 => shared.is_init(offset + 4 * (word as u32 % 4), 4),
+                    // Expanded on the way.
+                    n => shared.is_init(offset, n as usize),
                 }
             };
+            let init: Vec<bool> = (0..rows * bytes / 4).map(|word| init(ctx, word)).collect();
             let total = touched.iter().map(|t| u64::from(t.1)).sum();
             ctx.cluster.counters.add(Counter::TensorCpBytes, total);
             for (offset, bytes) in touched {
@@ -191,7 +199,7 @@ impl AsyncOp for Pending {
                     let at = row * bytes + column * 4;
                     let word = u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]);
                     for &first in lanes[part] {
-                        memory.set(first + within, self.column as usize + column, word, init);
+                        memory.set(first + within, self.column as usize + column, word, init[at / 4]);
                     }
                 }
             }
