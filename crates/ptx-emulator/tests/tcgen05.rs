@@ -356,6 +356,32 @@ fn nvfp4_of_a_pair() {
     schedules().into_iter().for_each(|s| nvfp4(2, s));
 }
 
+/// A copy takes a whole tile of scales; an MMA needs those of its N columns only.
+#[test]
+fn scales_of_some_rows() {
+    // Behind the image nothing is written: of the second tile the first eight rows are there, of all four columns.
+    let image = vec![0; 6144];
+    for n in [8, 16] {
+        let body = format!(
+            "or.b64 %rd6, %rd5, {};\nor.b64 %rd8, %rd5, {};\nadd.u64 %rd9, %rd8, 376;\nadd.u64 %rd8, %rd8, 256;\n\
+             mov.u32 %r20, {};\nadd.u32 %r21, %r10, 256; add.u32 %r22, %r10, 260;\nsetp.ne.u32 %p4, %r1, %r1;\n\
+             @!%p2 bra W;\ntcgen05.cp.cta_group::1.32x128b.warpx4 [%r21], %rd8;\n\
+             tcgen05.cp.cta_group::1.32x128b.warpx4 [%r22], %rd9;\n\
+             tcgen05.mma.cta_group::1.kind::mxf4nvf4.block_scale.scale_vec::4X [%r10], %rd6, %rd6, %r20, [%r21], \
+             [%r22], %p4;\n{COMMIT}{WAIT}",
+            descriptor(128, 256, 0),
+            descriptor(0, 128, 0),
+            1u32 << 7 | 1 << 10 | (n / 8) << 17 | 1 << 27,
+        );
+        let ran = run(&program(1, 6144, 1, &body), 1, &image, 1, Schedule::RoundRobin, Mode::StrictPtx);
+        if n == 8 {
+            assert!(ran.findings.is_empty(), "{}", text(&ran.findings));
+        } else {
+            only(&ran.findings, Class::Uninitialised);
+        }
+    }
+}
+
 /// Overwriting the scales of an MMA in flight is not a pipelined pair; CUTLASS relies on it.
 #[test]
 fn scales_overwritten() {

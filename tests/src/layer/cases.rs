@@ -154,7 +154,44 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
             Part::All,
         );
     }
+    // The same with NVFP4 rows, which have kernels of their own on Blackwell; policies in turn.
+    let bound = quantised(ActScale::RowDynamic, ActScaleL2::Bound);
+    for &tokens in sizes.tokens {
+        let options = bound.clone();
+        cases.oracle(format!("tokens-nvfp4/{tokens}"), layer, normal(tokens), options, Part::All);
+    }
+    for routing in ROUTINGS {
+        let call = (some, routing, RowKind::Normal);
+        let shared = Spec { shared: Shared::Nvfp4, ..layer };
+        cases.oracle(format!("routing-nvfp4/{routing:?}"), shared, call, bound.clone(), Part::All);
+    }
+    for (&spec, (l1, l2)) in sizes.layers.iter().zip(policies().into_iter().cycle()) {
+        let name =
+            format!("shape-nvfp4/{}x{}x{}x{}", spec.hidden, spec.intermediate, spec.experts, spec.top_k);
+        cases.oracle(name, spec, normal(some), quantised(l1, l2), Part::All);
+    }
     let extreme = Spec { extreme: true, ..layer };
+    cases.oracle("scales-nvfp4/extreme".into(), extreme, normal(some), bound.clone(), Part::All);
+    let apart = Spec { up_over_gate: 0.1, ..layer };
+    cases.oracle("scales-nvfp4/0.1".into(), apart, normal(some), bound, Part::All);
+    for shared in [Shared::Nvfp4, Shared::Nvfp4Wide, Shared::Bf16] {
+        let spec = Spec { shared, ..layer };
+        for (l1, l2) in policies() {
+            for part in [Part::All, Part::Routed, Part::Shared] {
+                // Every policy with every kind (folded ones above), every part with two of them.
+                let wanted = match part {
+                    Part::All => shared != Shared::Nvfp4,
+                    _ => matches!(l1, ActScale::Static | ActScale::Warmup),
+                };
+                if !wanted {
+                    continue;
+                }
+                let name = format!("shared-nvfp4/{shared:?}-{part:?}-{l1:?}-{l2:?}");
+                let call = (some, Routing::Invalid, RowKind::Edges);
+                cases.oracle(name, spec, call, quantised(l1, l2), part);
+            }
+        }
+    }
     cases.oracle("scales/extreme".into(), extreme, normal(some), LayerOptions::default(), Part::All);
     for shared in [Shared::Nvfp4, Shared::Nvfp4Wide, Shared::Bf16] {
         let spec = Spec { shared, ..layer };
@@ -167,7 +204,12 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
         let options = LayerOptions { local_experts: Some(first..last), ..LayerOptions::default() };
         let spec = Spec { shared: Shared::Nvfp4, ..layer };
         let call = (some, Routing::Invalid, RowKind::Normal);
-        cases.oracle(format!("local/{first}..{last}"), spec, call, options, Part::All);
+        cases.oracle(format!("local/{first}..{last}"), spec, call, options.clone(), Part::All);
+        for (l1, l2) in [(ActScale::Static, ActScaleL2::Static), (ActScale::Warmup, ActScaleL2::Bound)] {
+            let options = LayerOptions { local_experts: Some(first..last), ..quantised(l1, l2) };
+            let name = format!("local-nvfp4/{first}..{last}-{l1:?}");
+            cases.oracle(name, spec, call, options, Part::All);
+        }
     }
     cases.add("bits/alone-and-in-a-batch", move |device| alone_and_in_a_batch(device, &layer, some));
     cases.add("bits/capacity", move |device| capacity(device, &layer, some));
@@ -208,13 +250,16 @@ fn alone_and_in_a_batch(device: &dyn Device, spec: &Spec, tokens: usize) -> Chec
 fn capacity(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
     let weights = spec.weights();
     let call = Call::new(spec, tokens, Routing::Uniform, RowKind::Normal, 78);
-    let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
-    for &form in forms(device, Activations::Bf16) {
-        layer.form = Some(form);
-        let run = |capacity| layer.forward(&call.input(), Part::All, capacity).map_err(|e| e.to_string());
-        let exact = run(0)?;
-        for capacity in [tokens + 1, 3 * tokens, 40 * tokens] {
-            same_bits(&run(capacity)?, &exact).map_err(|e| format!("{form:?}, capacity {capacity}: {e}"))?;
+    for options in [LayerOptions::default(), quantised(ActScale::RowDynamic, ActScaleL2::RowDynamic)] {
+        let mut layer = HostLayer::load(device, &weights, &options).map_err(|e| e.to_string())?;
+        for &form in forms(device, options.activations) {
+            layer.form = Some(form);
+            let run = |capacity| layer.forward(&call.input(), Part::All, capacity).map_err(|e| e.to_string());
+            let exact = run(0)?;
+            for capacity in [tokens + 1, 3 * tokens, 40 * tokens] {
+                same_bits(&run(capacity)?, &exact)
+                    .map_err(|e| format!("{form:?}, capacity {capacity}: {e}"))?;
+            }
         }
     }
     Ok(())
@@ -224,13 +269,15 @@ fn capacity(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
 fn repeated(device: &dyn Device, spec: &Spec, tokens: usize, repeats: usize) -> Check {
     let weights = spec.weights();
     let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 79);
-    let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
-    for &form in forms(device, Activations::Bf16) {
-        layer.form = Some(form);
-        let run = || layer.forward(&call.input(), Part::All, 0).map_err(|e| e.to_string());
-        let first = run()?;
-        for n in 1..repeats {
-            same_bits(&run()?, &first).map_err(|e| format!("{form:?}, repetition {n}: {e}"))?;
+    for options in [LayerOptions::default(), quantised(ActScale::RowDynamic, ActScaleL2::Bound)] {
+        let mut layer = HostLayer::load(device, &weights, &options).map_err(|e| e.to_string())?;
+        for &form in forms(device, options.activations) {
+            layer.form = Some(form);
+            let run = || layer.forward(&call.input(), Part::All, 0).map_err(|e| e.to_string());
+            let first = run()?;
+            for n in 1..repeats {
+                same_bits(&run()?, &first).map_err(|e| format!("{form:?}, repetition {n}: {e}"))?;
+            }
         }
     }
     Ok(())
