@@ -103,9 +103,10 @@ pub unsafe fn quantise_blocks_bf16(
     let target = BlockRows { codes: b_codes, scales: b_scales, b_scale, steps, next };
     let (first, second) = (thread::thread_idx_x(), thread::thread_idx_x() + thread::block_dim_x());
     let groups = k / BLOCK as u32;
-    // SAFETY: a word per expert.
-    let first_row =
-        |expert: u32| if offsets.is_null() { 0 } else { unsafe { *offsets.add(expert as usize) } };
+    let first_row = |expert: u32| {
+        // SAFETY: a word per expert.
+        if offsets.is_null() { 0 } else { unsafe { *offsets.add(expert as usize) } }
+    };
     let mut token = thread::block_idx_x();
     let (mut buffer, mut count) = (0, 0);
     // SAFETY: tokens, slots and rows exist; conditions are the block's, so all its threads are here.
