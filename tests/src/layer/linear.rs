@@ -305,7 +305,7 @@ fn counts(device: &dyn Device, map: Map, mode: LinearMode) -> Check {
 pub fn linear_cases(sizes: &LinearSizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, body: Body| {
-        cases.push(Case { name: format!("linear/{name}"), body });
+        cases.push(Case { name: format!("linear/{name}"), emulated_on: None, body });
     };
     for &map in sizes.maps {
         let shape = format!("{}x{}x{}", map.groups, map.cols, map.rows);
