@@ -12,7 +12,7 @@ use crate::{
     expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16, prepare_rows_nvfp4_bf16,
     prepare_rows_nvfp4_f32, quantise_blocks_bf16, quantise_blocks_f32, quantize_nvfp4_rows, read_stream,
     repack_nvfp4, repack_nvfp4_blocks, route_tokens, router_logits, rows_amax_bf16, rows_amax_f32,
-    sort_slots, swiglu_quantize_nvfp4, tcgen05_gemm,
+    sort_slots, swiglu_quantize_nvfp4, tcgen05_gemm, tcgen05_mega,
 };
 
 /// An architecture that a PTX module is built for.
@@ -225,6 +225,7 @@ pub const TABLE: &[Launch] = &[
     tcgen05_gemm::PLAIN_F32_PAIR,
     tcgen05_gemm::SWIGLU_F32_PAIR,
     tcgen05_gemm::SWIGLU_NVFP4_PAIR,
+    tcgen05_mega::LAUNCH,
 ];
 
 /// The row of the kernel `name`.

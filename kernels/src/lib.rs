@@ -51,6 +51,8 @@ pub mod sort_slots;
 pub mod swiglu_quantize_nvfp4;
 #[cfg(any(not(target_arch = "nvptx64"), cuda_arch = "sm_100a"))]
 pub mod tcgen05_gemm;
+#[cfg(any(not(target_arch = "nvptx64"), cuda_arch = "sm_100a"))]
+pub mod tcgen05_mega;
 pub mod to_f16;
 
 cuda_std::dynamic_shared_memory!();

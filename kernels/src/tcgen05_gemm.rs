@@ -40,8 +40,9 @@
 use cuda_std::launch::LaunchBounds;
 use cuda_std::prelude::*;
 use cuda_std::tcgen05::{self, memory};
-use cuda_std::{cluster, fence, grid, mbarrier};
+use cuda_std::{cluster, grid, mbarrier};
 
+use crate::expert_list::ExpertList;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod epilogue;
@@ -52,8 +53,8 @@ pub mod producer;
 pub mod tiles;
 
 use layout::{
-    B_SCALE_BYTES, BUFFERS, Buffer, COLUMNS, EPILOGUE_WARPS, Form, ISSUER_WARP, PRODUCER_WARP, Pair,
-    Position, Single, THREADS, WARPS,
+    BUFFERS, Buffer, COLUMNS, EPILOGUE_WARPS, Form, ISSUER_WARP, PRODUCER_WARP, Pair, Position, Single,
+    THREADS, WARPS,
 };
 use output::{Alphas, Output, PlainF32, SwigluF32, SwigluNvfp4, Target};
 use tiles::{Experts, Tile, Walk};
@@ -136,7 +137,7 @@ pub const ARGS_SWIGLU_NVFP4: &[Arg] = args!(ALPHA_GATE, ALPHA_UP;
     Arg::u32("out_steps", "steps of the operand that is made"), LIMIT);
 
 /// Launch bounds of a form.
-const fn bounds<F: Form>() -> LaunchBounds {
+pub(crate) const fn bounds<F: Form>() -> LaunchBounds {
     let () = F::FITS;
     let bounds = LaunchBounds::block(THREADS);
     if F::PAIR { bounds.cluster(F::BLOCKS) } else { bounds }
@@ -187,14 +188,13 @@ unsafe fn sync<F: Form>() {
     unsafe { if F::PAIR { cluster::sync() } else { thread::sync_threads() } }
 }
 
-/// Starts the barriers, and zeroes the scales of tokens: a copy to tensor memory takes whole tiles, also where the
-/// producer brings fewer rows.
+/// Starts the barriers.
 ///
 /// # Safety
 /// One thread, before anything else; a block barrier follows.
 #[inline(always)]
 unsafe fn set_up<F: Form>(shared: u32, rank: u32) {
-    // SAFETY: inside the block's shared memory, which nobody uses yet.
+    // SAFETY: the barriers' places, which nobody uses yet.
     unsafe {
         let (mut at, mut slot) = (Position::START, 0);
         while slot < F::STAGES {
@@ -212,86 +212,127 @@ unsafe fn set_up<F: Form>(shared: u32, rank: u32) {
             slot += 1;
         }
         mbarrier::fence_init();
-        shared::zero(shared + F::B_SCALE_OFFSET, F::STAGES * B_SCALE_BYTES);
-        fence::proxy_async_shared();
+    }
+}
+
+/// What a thread knows of its block.
+#[derive(Clone, Copy)]
+pub struct Block {
+    /// Dynamic shared memory.
+    pub shared: u32,
+    /// Address of tensor memory.
+    pub tensor: u32,
+    /// Number of the thread's warp.
+    pub warp: u32,
+    /// The block's rank in its pair.
+    pub rank: u32,
+    /// The experts with rows.
+    pub list: Experts,
+    /// How many.
+    pub entries: u32,
+}
+
+impl Block {
+    /// Sets the block up: barriers, tensor memory, the list of experts. Waits for the kernels before.
+    ///
+    /// # Safety
+    /// All threads of a block of [`THREADS`] with `F::SHARED_BYTES` of dynamic shared memory, first of all; groups as the
+    /// entries demand.
+    #[inline(always)]
+    pub unsafe fn enter<F: Form>(groups: Groups) -> Self {
+        // SAFETY: every thread of the block is here.
+        unsafe {
+            let shared = shared::dynamic();
+            let warp = thread::thread_idx_x() / thread::WARP_SIZE;
+            let rank = if F::PAIR { cluster::block_rank() } else { 0 };
+            if opaque(warp == ISSUER_WARP) {
+                memory::allocate::<F::Group, COLUMNS>(shared + F::TENSOR_OFFSET);
+                if F::PAIR {
+                    tcgen05::relinquish_alloc_permit_pair();
+                } else {
+                    tcgen05::relinquish_alloc_permit();
+                }
+            }
+            if opaque(thread::thread_idx_x() == 0) {
+                set_up::<F>(shared, rank);
+            }
+            grid::wait_for_dependencies();
+            grid::launch_dependents();
+            let list = ExpertList(shared + F::LIST_OFFSET);
+            list.build_cta(groups.counts, groups.offsets, groups.experts, warp, WARPS);
+            tcgen05::fence_before_thread_sync();
+            sync::<F>();
+            tcgen05::fence_after_thread_sync();
+            let tensor = shared::load_u32(shared + F::TENSOR_OFFSET);
+            let [entries, _] = list.totals();
+            Self { shared, tensor, warp, rank, list, entries }
+        }
+    }
+
+    /// Gives tensor memory back.
+    ///
+    /// # Safety
+    /// All threads of the block, last of all.
+    #[inline(always)]
+    pub unsafe fn leave<F: Form>(self) {
+        // All have a fence behind their last use of tensor memory: the epilogue before its arrivals, the issuer by its
+        // commits. Of a pair nobody leaves while the other block may use its memory.
+        // SAFETY: every thread of the block is here.
+        unsafe {
+            warp::sync_warp(warp::FULL);
+            sync::<F>();
+            tcgen05::fence_after_thread_sync();
+            if opaque(self.warp == ISSUER_WARP) {
+                memory::deallocate::<F::Group, COLUMNS>(self.tensor);
+            }
+        }
     }
 }
 
 /// The whole kernel.
 ///
 /// # Safety
-/// All threads of a block of [`THREADS`] with `F::SHARED_BYTES` of dynamic shared memory; matrices, groups and output as
-/// the entries demand.
+/// As [`Block::enter`]; matrices and output as the entries demand.
 #[inline(always)]
 unsafe fn run<F: Form, O: Output>(matrices: &Matrices, groups: Groups, output: &O) {
     // SAFETY: every thread of the block is here; roles are of whole warps.
     unsafe {
-        let shared = shared::dynamic();
-        let warp = thread::thread_idx_x() / thread::WARP_SIZE;
-        let rank = if F::PAIR { cluster::block_rank() } else { 0 };
-        if opaque(warp == ISSUER_WARP) {
-            memory::allocate::<F::Group, COLUMNS>(shared + F::TENSOR_OFFSET);
-            if F::PAIR {
-                tcgen05::relinquish_alloc_permit_pair();
-            } else {
-                tcgen05::relinquish_alloc_permit();
-            }
-        }
-        if opaque(thread::thread_idx_x() == 0) {
-            set_up::<F>(shared, rank);
-        }
-        grid::wait_for_dependencies();
-        grid::launch_dependents();
-        let list = Experts { 0: shared + F::LIST_OFFSET };
-        list.build_cta(groups.counts, groups.offsets, groups.experts, warp, WARPS);
-        tcgen05::fence_before_thread_sync();
-        sync::<F>();
-        tcgen05::fence_after_thread_sync();
-
-        let tensor = shared::load_u32(shared + F::TENSOR_OFFSET);
-        let [entries, _] = list.totals();
+        let block = Block::enter::<F>(groups);
         let blocks = matrices.block_count.div_ceil(F::BLOCKS);
         let mut walk = Walk::new(thread::block_idx_x() / F::BLOCKS, thread::grid_dim_x() / F::BLOCKS);
-        let mut next = || -> Option<Tile> { walk.next(entries, blocks, |i| list.entry(i)) };
-        match warp {
+        let mut next = || -> Option<Tile> { walk.next(block.entries, blocks, |i| block.list.entry(i)) };
+        match block.warp {
             PRODUCER_WARP => {
                 if warp::elect(warp::FULL) {
-                    let mut producer = producer::Producer::new(shared, rank);
+                    let mut producer = producer::Producer::new(block.shared, block.rank);
                     while let Some(tile) = next() {
-                        producer.tile::<F>(matrices, tile);
+                        producer.tile::<F>(matrices, tile, || ());
                     }
                 }
             }
             ISSUER_WARP => {
                 if warp::elect(warp::FULL) {
-                    if rank == 0 {
-                        let mut issuer = issuer::Issuer::new(shared, tensor);
+                    if block.rank == 0 {
+                        let mut issuer = issuer::Issuer::new(block.shared, block.tensor);
                         while let Some(tile) = next() {
                             issuer.tile::<F>(matrices.steps, tile);
                         }
                     } else {
-                        let mut relay = issuer::Relay::new(shared);
+                        let mut relay = issuer::Relay::new(block.shared);
                         while next().is_some() {
                             relay.tile::<F>(matrices.steps);
                         }
                     }
                 }
             }
-            _ => {
-                let mut epilogue = epilogue::Epilogue::new(shared, tensor, warp, rank);
+            warp => {
+                let mut epilogue = epilogue::Epilogue::new(block.shared, block.tensor, warp, block.rank);
                 while let Some(tile) = next() {
                     epilogue.tile::<F, O>(matrices, tile, output);
                 }
             }
         }
-        // All have a fence behind their last use of tensor memory: the epilogue before its arrivals, the issuer by its
-        // commits. Of a pair nobody leaves while the other block may use its memory.
-        warp::sync_warp(warp::FULL);
-        sync::<F>();
-        tcgen05::fence_after_thread_sync();
-        if opaque(warp == ISSUER_WARP) {
-            memory::deallocate::<F::Group, COLUMNS>(tensor);
-        }
+        block.leave::<F>();
     }
 }
 

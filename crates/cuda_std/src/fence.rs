@@ -36,3 +36,12 @@ pub fn proxy_async_shared() {
     // SAFETY: a fence has no precondition; a duplicated one is harmless, so `asm!` is too.
     unsafe { core::arch::asm!("fence.proxy.async.shared::cta;", options(nostack, preserves_flags)) }
 }
+
+/// Makes generic-proxy writes to global memory visible to the async proxy: bulk copies that read them
+/// (`fence.proxy.async.global`, sm_90+). Executed by the writing threads, before they publish.
+#[gpu_only]
+#[inline(always)]
+pub fn proxy_async_global() {
+    // SAFETY: a fence has no precondition; a duplicated one is harmless, so `asm!` is too.
+    unsafe { core::arch::asm!("fence.proxy.async.global;", options(nostack, preserves_flags)) }
+}

@@ -125,17 +125,3 @@ pub unsafe fn store_v4(address: u32, value: [u32; 4]) {
             options(nostack));
     }
 }
-
-/// Writes zeros (`st.bulk.weak.shared::cta`; sm_100+).
-///
-/// # Safety
-/// `address` and `bytes` are multiples of 8, inside the block's shared memory; no other thread uses the bytes unordered.
-#[gpu_only]
-#[inline(always)]
-pub unsafe fn zero(address: u32, bytes: u32) {
-    // SAFETY: the caller vouches for the address.
-    unsafe {
-        core::arch::asm!("st.bulk.weak.shared::cta [{}], {}, 0;",
-            in(reg32) address, in(reg64) u64::from(bytes), options(nostack));
-    }
-}

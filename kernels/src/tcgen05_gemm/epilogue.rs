@@ -44,6 +44,7 @@ impl Epilogue {
         unsafe {
             wait::<F>(self.shared + self.buffer.complete::<F>(), self.buffer.parity());
             tcgen05::fence_after_thread_sync();
+            output.begin(tile);
             let columns = rows.next_multiple_of(F::GRANULE);
             let alphas = output.alphas(tile.expert);
             let mut first = 0;
@@ -80,6 +81,7 @@ impl Epilogue {
                     mbarrier::arrive(read);
                 }
             }
+            output.end(tile);
         }
         self.buffer.advance();
     }

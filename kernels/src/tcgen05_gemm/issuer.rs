@@ -70,7 +70,8 @@ impl Issuer {
             // that used them last has.
             unsafe {
                 if self.fresh == 0 {
-                    wait::<F>(self.shared + self.before.empty::<F>(), self.before.parity);
+                    // By this thread's own commit.
+                    mbarrier::wait_parity(self.shared + self.before.empty::<F>(), self.before.parity);
                     self.before.advance::<F>();
                 } else {
                     self.fresh -= 1;
@@ -141,11 +142,11 @@ impl Relay {
             let full = self.shared + self.at.full::<F>();
             // SAFETY: the caller's duty.
             unsafe {
-                wait::<F>(full, self.at.parity);
+                mbarrier::wait_parity(full, self.at.parity);
                 mbarrier::arrive_cluster(cluster::map_shared(full, 0));
             }
             self.at.advance::<F>();
-            stages -= 1;
+            stages = opaque_u32(stages - 1);
         }
     }
 }

@@ -7,6 +7,7 @@ use nvfp4::BLOCK;
 use nvfp4::quantize::NON_FINITE_BITS;
 
 use super::layout::{CHUNK, CHUNK_PITCH};
+use super::tiles::Tile;
 use crate::epilogue;
 use crate::group::{F32Group, Group, RowScale, quantize_group};
 use crate::operand::{
@@ -68,10 +69,28 @@ pub trait Output {
     /// The expert exists.
     unsafe fn alphas(&self, expert: u32) -> [f32; 2];
 
+    /// Before the first chunk of a tile.
+    ///
+    /// # Safety
+    /// The whole warp; accumulators are complete.
+    #[inline(always)]
+    unsafe fn begin(&self, tile: Tile) {
+        let _ = tile;
+    }
+
+    /// Behind the last chunk of a tile.
+    ///
+    /// # Safety
+    /// The whole warp, with a warp barrier since the last chunk.
+    #[inline(always)]
+    unsafe fn end(&self, tile: Tile) {
+        let _ = tile;
+    }
+
     /// Computes the chunk's results and stores those of tokens that exist.
     ///
     /// # Safety
-    /// The whole warp; accumulators are complete; the output holds the rows.
+    /// The whole warp, with a warp barrier since the chunk before; accumulators are complete; the output holds the rows.
     unsafe fn store(&self, chunk: Chunk);
 }
 
@@ -315,7 +334,7 @@ impl Output for SwigluNvfp4 {
 /// From a lane's results by fragment to all 16 features of the token that has the lane's number, through shared memory.
 ///
 /// # Safety
-/// The whole warp; its own staging area.
+/// The whole warp, with a warp barrier since the chunk before; its own staging area.
 #[inline(always)]
 unsafe fn transposed(staging: u32, h: [f32; LANE_RESULTS]) -> F32Group {
     let (g, t) = (warp::lane_id() / 4, warp::lane_id() % 4);
@@ -323,8 +342,6 @@ unsafe fn transposed(staging: u32, h: [f32; LANE_RESULTS]) -> F32Group {
     let mut values = [0.0; BLOCK];
     // SAFETY: inside the staging area; barriers between other lanes' accesses.
     unsafe {
-        // Others may still read the chunk before.
-        warp::sync_warp(warp::FULL);
         let mut i = 0;
         while i < LANE_RESULTS / 2 {
             let token = 8 * (i as u32 / 2) + i as u32 % 2;

@@ -2,7 +2,8 @@
 //!
 //! A stage of `c` steps takes one copy for the weights, which lie as they are wanted, one copy per step and row block of
 //! tokens for the codes, and one per row block for the scales; where a tile has fewer than 32 tokens of a row block, only
-//! the 16-byte rows of its scale tiles that hold scales of them are brought, step by step. No byte is brought that the
+//! the 16-byte rows of its scale tiles that hold scales of them are brought, step by step; the others hold anything, and so
+//! do lanes of tensor memory that no MMA reads. No byte is brought that the
 //! tile does not need but the padding of its tokens to the MMA's granule.
 
 use cuda_std::{bulk, mbarrier};
@@ -43,13 +44,14 @@ impl Producer {
         Self { shared, rank, at: Position::START }
     }
 
-    /// Brings a tile's operands, waiting for slots.
+    /// Brings a tile's operands, waiting for slots. `tokens_ready` is called when the first weights are under way: it waits
+    /// until the tokens' operand may be read.
     ///
     /// # Safety
     /// One thread, guarded by `elect`; barriers are live; the tile is one of `matrices`, which hold what the kernels'
     /// arguments say.
     #[inline(always)]
-    pub unsafe fn tile<F: Form>(&mut self, matrices: &Matrices, tile: Tile) {
+    pub unsafe fn tile<F: Form>(&mut self, matrices: &Matrices, tile: Tile, tokens_ready: impl Fn()) {
         let columns = tile.rows.next_multiple_of(F::GRANULE);
         // Of a pair each block has half of the tokens' codes, and all of their scales.
         let share = columns / F::BLOCKS;
@@ -69,6 +71,9 @@ impl Producer {
                 wait::<F>(self.shared + self.at.empty::<F>(), self.at.parity ^ 1);
                 mbarrier::arrive_expect_tx(full, steps * step_bytes);
                 bulk::load_hint(self.shared + slot * A_BYTES, weights, steps * UNIT, full, policy);
+                if step == 0 {
+                    tokens_ready();
+                }
                 let to = self.shared + F::B_OFFSET + slot * F::B_BYTES;
                 let mut s = 0;
                 while s < steps {

@@ -25,6 +25,23 @@ pub struct Tile {
     pub ranges: u32,
 }
 
+impl Tile {
+    /// Tile `at` of an expert whose tokens are split into `ranges`.
+    #[inline(always)]
+    pub const fn of(entry: Entry, ranges: u32, at: u32) -> Self {
+        let range = at % ranges;
+        let each = entry.rows.div_ceil(ranges).next_multiple_of(START_ALIGN);
+        let (first, left) = (range * each, entry.rows - range * each);
+        Self {
+            expert: entry.expert,
+            block: at / ranges,
+            first: entry.first_row + first,
+            rows: if each < left { each } else { left },
+            ranges,
+        }
+    }
+}
+
 /// The tiles of one block of threads, or one pair, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
@@ -49,22 +66,13 @@ impl Walk {
     #[inline(always)]
     pub fn next(&mut self, entries: u32, blocks: u32, entry: impl Fn(u32) -> Entry) -> Option<Tile> {
         while self.entry < entries {
-            let Entry { expert, first_row, rows, end } = entry(self.entry);
-            if self.tile < end * blocks {
-                let ranges = end - self.base;
-                let at = self.tile - self.base * blocks;
-                let range = at % ranges;
-                let each = rows.div_ceil(ranges).next_multiple_of(START_ALIGN);
+            let of = entry(self.entry);
+            if self.tile < of.end * blocks {
+                let tile = Tile::of(of, of.end - self.base, self.tile - self.base * blocks);
                 self.tile += self.stride;
-                return Some(Tile {
-                    expert,
-                    block: at / ranges,
-                    first: first_row + range * each,
-                    rows: each.min(rows - range * each),
-                    ranges,
-                });
+                return Some(tile);
             }
-            self.base = end;
+            self.base = of.end;
             self.entry += 1;
         }
         None

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kernels::launch::{Arch, ArgType, Dims, Launch};
 use ptx_emulator::check::{Checks, Finding};
+use ptx_emulator::counters::Counters;
 use ptx_emulator::device::{Device, DeviceError, LaunchConfig, LoadedModule};
 use ptx_emulator::machine::{Argument, Outcome, Schedule};
 
@@ -44,6 +45,8 @@ pub struct Seen {
     pub findings: Vec<Finding>,
     /// Warp instructions of the longest cluster.
     pub longest_cluster: u64,
+    /// Counters of all launches.
+    pub counters: Counters,
 }
 
 impl Emulator {
@@ -83,6 +86,7 @@ impl Emulator {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.findings.extend_from_slice(&outcome.findings);
         seen.longest_cluster = seen.longest_cluster.max(outcome.longest_cluster);
+        seen.counters.merge(&outcome.counters);
     }
 }
 

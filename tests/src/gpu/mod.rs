@@ -13,6 +13,7 @@
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
 //! | [`tcgen05_gemm`] | those of the grouped GEMMs on Blackwell's tensor cores |
+//! | [`tcgen05_mega`] | those of both products and the combination in one launch |
 //! | [`routing`] | the cases of routing, preparation of rows and combination |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
@@ -37,6 +38,7 @@ pub mod repack;
 pub mod routing;
 pub mod swiglu;
 pub mod tcgen05_gemm;
+pub mod tcgen05_mega;
 
 /// A kernel argument with the memory behind it.
 pub enum Value<'a> {
@@ -175,6 +177,7 @@ fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     for form in [&tcgen05_gemm::SINGLE, &tcgen05_gemm::PAIR] {
         cases.extend(tcgen05_gemm::cases(form, sizes));
     }
+    cases.extend(tcgen05_mega::cases(sizes));
     cases
 }
 
