@@ -10,9 +10,9 @@ use crate::row;
 use crate::{
     combine, count_slots, dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_swiglu,
     expert_gemm_medium, expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16,
-    prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantize_nvfp4_rows, read_stream, repack_nvfp4,
-    route_tokens, router_logits, rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4,
-    tcgen05_gemm, tcgen05_mega,
+    prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantise_blocks_bf16, quantise_blocks_f32,
+    quantize_nvfp4_rows, read_stream, repack_nvfp4, repack_nvfp4_blocks, route_tokens, router_logits,
+    rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4, tcgen05_gemm, tcgen05_mega,
 };
 
 /// An architecture that a PTX module is built for.
@@ -222,9 +222,12 @@ pub const TABLE: &[Launch] = &[
     prepare_rows_bf16::LAUNCH,
     prepare_rows_nvfp4_bf16::LAUNCH,
     prepare_rows_nvfp4_f32::LAUNCH,
+    quantise_blocks_bf16::LAUNCH,
+    quantise_blocks_f32::LAUNCH,
     quantize_nvfp4_rows::LAUNCH,
     read_stream::LAUNCH,
     repack_nvfp4::LAUNCH,
+    repack_nvfp4_blocks::LAUNCH,
     route_tokens::LAUNCH,
     router_logits::LAUNCH,
     rows_amax_bf16::LAUNCH,

@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
+pub mod block_rows;
 pub mod combine;
 pub mod count_slots;
 pub mod dense;
@@ -34,9 +35,12 @@ pub mod prepare_rows_bf16;
 pub mod prepare_rows_nvfp4_bf16;
 pub mod prepare_rows_nvfp4_f32;
 pub mod quantise;
+pub mod quantise_blocks_bf16;
+pub mod quantise_blocks_f32;
 pub mod quantize_nvfp4_rows;
 pub mod read_stream;
 pub mod repack_nvfp4;
+pub mod repack_nvfp4_blocks;
 pub mod route_tokens;
 pub mod router_logits;
 pub mod row;

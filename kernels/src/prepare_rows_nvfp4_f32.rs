@@ -4,9 +4,8 @@
 //! 4.4 us per 1024 rows of 3072.
 
 use crate::launch::{Arch, Arg, Geometry, Launch, LaunchBounds};
-use crate::quantise::{self, ScaleSource, load_f32_group};
+use crate::quantise::{self, F16Rows, Rows, ScaleSource, load_f32_group};
 use crate::row;
-use crate::slots::NONE;
 use cuda_std::grid;
 use cuda_std::prelude::*;
 use nvfp4::BLOCK;
@@ -76,34 +75,11 @@ pub unsafe fn prepare_rows_nvfp4_f32(
     // SAFETY: one u32.
     let rows = unsafe { *rows }.min(max_rows);
     let source = ScaleSource { mode, scale, offsets, experts };
-    let groups = k / BLOCK as u32;
-    let mut row = thread::block_idx_x();
-    let mut buffer = 0;
-    let mut count = 0;
-    while row < rows {
-        // SAFETY: a word per row.
-        let token = if row_token.is_null() { row } else { unsafe { *row_token.add(row as usize) } };
-        if token != NONE {
-            // SAFETY: the row exists; all threads of the block are here.
-            unsafe {
-                let from = x.add(row as usize * x_stride as usize);
-                count += quantise::quantise_row_block(
-                    |g| load_f32_group(from.add(g as usize * BLOCK)),
-                    b,
-                    b_scale,
-                    row,
-                    groups,
-                    k_units,
-                    &source,
-                    buffer,
-                );
-            }
-            buffer ^= 1;
-        }
-        row += thread::grid_dim_x();
-    }
-    if source.can_saturate() {
-        // SAFETY: whole warps are here.
-        unsafe { quantise::add_warp(saturated, count) };
-    }
+    let rows = Rows { row_token, rows, max_rows, groups: k / BLOCK as u32 };
+    let target = F16Rows { b, b_scale, k_units };
+    // SAFETY: a row of x has the group.
+    let load =
+        |row, _, g| unsafe { load_f32_group(x.add(row as usize * x_stride as usize + g as usize * BLOCK)) };
+    // SAFETY: the caller's buffers; all threads are here.
+    unsafe { quantise::quantise_rows(rows, &target, &source, saturated, load) };
 }

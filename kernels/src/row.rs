@@ -153,6 +153,21 @@ pub unsafe fn zero_padding_row(out: Output, row: u32, groups: u32) {
     }
 }
 
+/// The scales of the groups of four neighbouring lanes, the first in the low byte, in each of the four.
+///
+/// # Safety
+/// All threads of the warp call it together.
+#[inline(always)]
+pub unsafe fn scale_word(scale: u8) -> u32 {
+    let mut word = u32::from(scale) << (8 * (warp::lane_id() & 3));
+    // SAFETY: all lanes are here.
+    unsafe {
+        word |= warp::shuffle_xor(warp::FULL, word, 1);
+        word |= warp::shuffle_xor(warp::FULL, word, 2);
+    }
+    word
+}
+
 /// Stores the codes of group `g` and, from every fourth thread, a word of four scales.
 ///
 /// # Safety
@@ -160,13 +175,8 @@ pub unsafe fn zero_padding_row(out: Output, row: u32, groups: u32) {
 #[inline(always)]
 unsafe fn store_group(out: Output, row: u32, g: u32, groups: u32, block: Block) {
     let lane = warp::lane_id();
-    // Groups past the end come with scale 0: the padding of the last word.
-    let mut word = u32::from(block.scale) << (8 * (lane & 3));
-    // SAFETY: all lanes are here.
-    unsafe {
-        word |= warp::shuffle_xor(warp::FULL, word, 1);
-        word |= warp::shuffle_xor(warp::FULL, word, 2);
-    }
+    // SAFETY: all lanes are here. Groups past the end come with scale 0: the padding of the last word.
+    let word = unsafe { scale_word(block.scale) };
     // SAFETY: the caller vouches for the row; `g` is bounded.
     unsafe {
         if g < groups {

@@ -35,10 +35,14 @@ fn open_card() -> Opened {
 fn trials(
     prefix: String,
     sizes: (&Sizes, &LinearSizes),
+    emulated: Option<Arch>,
     open: impl Fn() -> Opened + Send + Sync + 'static,
 ) -> impl Iterator<Item = Trial> {
     let device: Arc<(OnceLock<Opened>, _)> = Arc::new((OnceLock::new(), open));
-    cases(sizes.0).into_iter().chain(linear_cases(sizes.1)).map(move |case| {
+    let mut cases = cases(sizes.0);
+    cases.extend(linear_cases(sizes.1));
+    cases.retain(|case| emulated.is_none() || case.emulated_on.is_none() || case.emulated_on == emulated);
+    cases.into_iter().map(move |case| {
         let device = Arc::clone(&device);
         Trial::ignorable_test(format!("{prefix}{}", case.name), move || {
             match device.0.get_or_init(&device.1) {
@@ -57,6 +61,7 @@ fn emulated(arch: Arch, schedule: Schedule, prefix: &str) -> impl Iterator<Item 
     trials(
         format!("emulator-{}/{prefix}", arch.name()),
         (&Sizes::EMULATOR, &LinearSizes::EMULATOR),
+        Some(arch),
         move || {
             let device = EmulatorDevice::with_ptx(arch, arch.ptx(), schedule);
             device.map(|d| Arc::new(d) as Shared).map_err(|e| Unavailable::Broken(e.to_string()))
@@ -66,7 +71,7 @@ fn emulated(arch: Arch, schedule: Schedule, prefix: &str) -> impl Iterator<Item 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let all = trials("cuda/".to_owned(), (&Sizes::CARD, &LinearSizes::CARD), open_card)
+    let all = trials("cuda/".to_owned(), (&Sizes::CARD, &LinearSizes::CARD), None, open_card)
         .chain(emulated(Arch::Sm90a, Schedule::RoundRobin, ""))
         .chain(emulated(Arch::Sm100a, Schedule::RoundRobin, ""));
     libtest_mimic::run(&arguments, all.collect()).exit_code()

@@ -8,6 +8,7 @@ use super::layer::finish;
 use super::rows::{Rows, Scales, tensor_scale_of};
 use super::simd::Isa;
 use crate::error::{Error, Result};
+use crate::options::Activations;
 use crate::weights::Nvfp4Matrix;
 
 /// Format of the activations of a linear map.
@@ -18,6 +19,16 @@ pub enum LinearMode {
     W4A16,
     /// Rows quantised to NVFP4 under this global scale.
     W4A4(RowScale),
+}
+
+impl LinearMode {
+    /// What it says of the activations alone.
+    pub fn activations(self) -> Activations {
+        match self {
+            Self::W4A16 => Activations::Bf16,
+            Self::W4A4(_) => Activations::Nvfp4,
+        }
+    }
 }
 
 /// Where the global scale of a quantised row comes from.

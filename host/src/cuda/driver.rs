@@ -354,8 +354,23 @@ struct LaunchAttribute {
     value: [u32; 16],
 }
 
-/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
-const PROGRAMMATIC_STREAM_SERIALIZATION: u32 = 6;
+impl LaunchAttribute {
+    /// `CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION`: blocks of a cluster along x, y, z. A kernel that names its cluster
+    /// (`.reqnctapercluster`) takes no other.
+    fn cluster(blocks: [u32; 3]) -> Self {
+        let mut value = [0; 16];
+        value[..3].copy_from_slice(&blocks.map(|n| n.max(1)));
+        Self { id: 4, pad: 0, value }
+    }
+
+    /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: the kernel may start before the one in front of it has
+    /// ended.
+    fn dependent() -> Self {
+        let mut value = [0; 16];
+        value[0] = 1;
+        Self { id: 6, pad: 0, value }
+    }
+}
 
 const _: () = assert!(size_of::<LaunchAttribute>() == 72 && size_of::<LaunchConfig>() == 56);
 
@@ -377,32 +392,46 @@ fn launch_kernel_ex_function() -> Option<LaunchKernelEx> {
     })
 }
 
-/// As [`launch_kernel`], for a kernel that may start before the one in front of it in the stream has ended.
-/// A driver without `cuLaunchKernelEx` launches it in the ordinary way, which is always right.
+/// What a launch asks for beyond its dimensions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaunchWith {
+    /// Blocks of a cluster along x, y, z; zeros for none.
+    pub cluster: [u32; 3],
+    /// Whether the kernel may start before the one in front of it in the stream has ended.
+    pub dependent: bool,
+}
+
+/// As [`launch_kernel`], with attributes. A driver without `cuLaunchKernelEx` launches in the ordinary way, which is
+/// always right: a kernel that needs a cluster names it itself.
 ///
 /// # Safety
-/// As [`launch_kernel`]; the kernel waits (`griddepcontrol.wait`) before it touches what the earlier one does.
-pub(super) unsafe fn launch_dependent_kernel(
+/// As [`launch_kernel`]; a dependent kernel waits (`griddepcontrol.wait`) before it touches what the earlier one does.
+pub(super) unsafe fn launch_kernel_with(
     function: FunctionHandle,
     grid: [u32; 3],
     block: [u32; 3],
     shared_bytes: u32,
+    with: LaunchWith,
     on: RawStream,
     parameters: &mut [*mut c_void],
 ) -> Result<()> {
-    let Some(launch) = launch_kernel_ex_function() else {
+    let has_cluster = with.cluster != [0; 3];
+    let launch = match launch_kernel_ex_function() {
+        Some(launch) if has_cluster || with.dependent => launch,
         // SAFETY: the caller's.
-        return unsafe { launch_kernel(function, grid, block, shared_bytes, on, parameters) };
+        _ => return unsafe { launch_kernel(function, grid, block, shared_bytes, on, parameters) },
     };
-    let mut attribute = LaunchAttribute { id: PROGRAMMATIC_STREAM_SERIALIZATION, pad: 0, value: [0; 16] };
-    attribute.value[0] = 1;
+    let cluster = LaunchAttribute::cluster(with.cluster);
+    let all = [LaunchAttribute::dependent(), cluster];
+    // One of the two, or both.
+    let attributes = &all[usize::from(!with.dependent)..1 + usize::from(has_cluster)];
     let config = LaunchConfig {
         grid,
         block,
         shared_bytes,
         stream: stream(on),
-        attributes: &attribute,
-        attribute_count: 1,
+        attributes: attributes.as_ptr(),
+        attribute_count: attributes.len() as u32,
     };
     // SAFETY: the caller's; the configuration lives until the call returns.
     check("cuLaunchKernelEx", unsafe { launch(&config, function, parameters.as_mut_ptr(), null_mut()) })

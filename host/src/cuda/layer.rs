@@ -79,7 +79,7 @@ impl MoeLayer {
     /// Loads `weights` in the layout of the kernels. One allocation, of [`bytes`](Self::bytes) bytes; if it fails, or
     /// anything after it, nothing is left allocated.
     pub fn load(set: &KernelSet, weights: &LayerWeights, options: &LayerOptions) -> Result<MoeLayer> {
-        let mut plan = LayerPlan::new(weights, options)?;
+        let mut plan = LayerPlan::new(weights, options, set.arch())?;
         let device = CudaDevice::new(set)?;
         let memory = DeviceBuffer::alloc(set.context(), plan.bytes())?;
         // SAFETY: memory of that size.
@@ -87,9 +87,9 @@ impl MoeLayer {
         Ok(MoeLayer { set: set.clone(), plan, weights: memory, health: Health::default() })
     }
 
-    /// Bytes that a layer with these weights takes, before it is loaded.
-    pub fn bytes_of(weights: &LayerWeights, options: &LayerOptions) -> Result<usize> {
-        Ok(LayerPlan::new(weights, options)?.bytes())
+    /// Bytes that a layer with these weights takes on a device of `arch`, before it is loaded.
+    pub fn bytes_of(weights: &LayerWeights, options: &LayerOptions, arch: Arch) -> Result<usize> {
+        Ok(LayerPlan::new(weights, options, arch)?.bytes())
     }
 
     /// Bytes of its weights on the device.

@@ -21,7 +21,7 @@ impl Nvfp4GroupedLinear {
     /// Loads the weights, which have one shape. One allocation; if it fails, or anything after it, nothing is left
     /// allocated.
     pub fn load(set: &KernelSet, groups: &[Nvfp4Matrix], mode: LinearMode) -> Result<Self> {
-        let mut plan = LinearPlan::new(groups, mode)?;
+        let mut plan = LinearPlan::new(groups, mode, set.arch())?;
         let device = CudaDevice::new(set)?;
         let memory = DeviceBuffer::alloc(set.context(), plan.bytes())?;
         // SAFETY: memory of that size.

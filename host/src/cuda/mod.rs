@@ -42,6 +42,7 @@ mod stream;
 pub use crate::runtime::{Args, DevicePtr};
 pub use buffer::DeviceBuffer;
 pub use device::{Context, Device};
+pub use driver::LaunchWith;
 pub use graph::Graph;
 pub use handles::RawStream;
 pub use kernel::{Kernel, Kernels};

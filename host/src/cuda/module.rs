@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::sync::Arc;
 
-use super::driver::{self, FunctionAttribute, FunctionHandle, ModuleHandle};
+use super::driver::{self, FunctionAttribute, FunctionHandle, LaunchWith, ModuleHandle};
 use super::{Context, RawStream};
 use crate::{Error, Result};
 
@@ -158,21 +158,23 @@ impl Function {
         unsafe { driver::launch_kernel(self.handle, grid, block, shared_bytes, stream, parameters) }
     }
 
-    /// As [`launch_raw`](Self::launch_raw), but the kernel may start before the one in front of it in the stream has
-    /// ended (programmatic dependent launch).
+    /// As [`launch_raw`](Self::launch_raw), with attributes.
     ///
     /// # Safety
-    /// As [`launch_raw`](Self::launch_raw); the kernel waits by itself before it touches what the earlier ones do.
-    pub unsafe fn launch_dependent_raw(
+    /// As [`launch_raw`](Self::launch_raw); a dependent kernel waits by itself before it touches what the earlier ones do.
+    pub unsafe fn launch_with_raw(
         &self,
         stream: RawStream,
         grid: [u32; 3],
         block: [u32; 3],
         shared_bytes: u32,
+        with: LaunchWith,
         parameters: &mut [*mut core::ffi::c_void],
     ) -> Result<()> {
         let _current = self.context().enter()?;
         // SAFETY: the caller's; the function is of the current context.
-        unsafe { driver::launch_dependent_kernel(self.handle, grid, block, shared_bytes, stream, parameters) }
+        unsafe {
+            driver::launch_kernel_with(self.handle, grid, block, shared_bytes, with, stream, parameters)
+        }
     }
 }

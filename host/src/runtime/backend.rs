@@ -28,7 +28,7 @@ pub struct HostLayer<'d> {
 impl<'d> HostLayer<'d> {
     /// Loads the layer.
     pub fn load(device: &'d dyn Device, layer: &LayerWeights, options: &LayerOptions) -> Result<Self> {
-        let mut plan = LayerPlan::new(layer, options)?;
+        let mut plan = LayerPlan::new(layer, options, device.arch())?;
         let weights = Memory::new(device, plan.bytes())?;
         // SAFETY: memory of that size.
         unsafe { plan.load(layer, device, weights.ptr())? };

@@ -4,13 +4,13 @@ use kernels::launch::Dims;
 use kernels::{combine, count_slots, place_slots, route_tokens, router_logits, slots, sort_slots};
 use nvfp4::routing::Scoring;
 
-use super::gemm::{Epilogue, Gemm, Operand, Output};
+use super::gemm::{Epilogue, Gemm, Operand, Output, Quantised};
 use super::image::{MatrixRegions, NUMBERS};
 use super::plan::{LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::rows::{self, Scales};
-use super::shape::{Packed, SharedKind};
+use super::shape::{Operands, Packed, SharedKind};
 use super::shared::SharedCall;
-use super::workspace::{ROW_TILE, STATS, WorkspaceLayout};
+use super::workspace::{STATS, WorkspaceLayout, quantises_h};
 use super::{Args, DevicePtr, Queue, Region, grids};
 use crate::options::{ActScale, ActScaleL2, Activations, Part};
 use crate::{Error, Result};
@@ -28,6 +28,8 @@ pub(super) struct Call<'a> {
     pub(super) io: &'a LayerIo,
     pub(super) layout: &'a WorkspaceLayout,
     pub(super) at: DevicePtr,
+    /// Whether SwiGLU's results are wanted in f32, whatever their policy.
+    pub(super) measuring: bool,
 }
 
 impl Call<'_> {
@@ -66,6 +68,11 @@ impl Call<'_> {
         self.plan.options().activations == Activations::Nvfp4
     }
 
+    /// Whether products with these operands quantise SwiGLU's results themselves.
+    pub(super) fn quantises_h(&self, operands: Operands) -> bool {
+        !self.measuring && quantises_h(operands, self.plan.options(), self.plan.shape().limit)
+    }
+
     /// Whether routed experts, and whether a folded shared expert, are computed.
     fn parts(&self) -> (bool, bool) {
         let folded = self.plan.shape().shared == SharedKind::Folded;
@@ -79,13 +86,14 @@ impl Call<'_> {
 
     /// The shared expert, if it is computed and apart.
     fn shared(&self, tokens: DevicePtr) -> Option<SharedCall<'_>> {
-        let (SharedKind::Apart { intermediate }, Some(at)) =
+        let (SharedKind::Apart { intermediate, operands }, Some(at)) =
             (self.plan.shape().shared, &self.plan.image().shared)
         else {
             return None;
         };
         let wanted = self.io.part != Part::Routed;
-        wanted.then_some(SharedCall { call: self, at, work: &self.layout.shared, intermediate, tokens })
+        let work = &self.layout.shared;
+        wanted.then_some(SharedCall { call: self, at, work, intermediate, operands, tokens })
     }
 
     /// First group and number of groups that are computed: local experts, then a folded shared one.
@@ -200,6 +208,7 @@ impl Call<'_> {
         // The counters of slots that are not asked for go into the second half.
         let stats = if routed { self.region(self.layout.stats) } else { self.unread_stats() };
         let max_tokens = self.io.max_tokens as u32;
+        let tile = shape.operands.row_tile() as u32;
         let sizes = |args: Args| {
             args.u32("max_tokens", max_tokens)
                 .u32("top_k", shape.top_k as u32)
@@ -219,7 +228,7 @@ impl Call<'_> {
                     .output("row_token", row_token)
                     .output("slot_row", slot_row)
                     .output("stats", stats);
-                let args = sizes(args).u32("shared", u32::from(folded)).u32("tile", ROW_TILE);
+                let args = sizes(args).u32("shared", u32::from(folded)).u32("tile", tile);
                 return self.launch(grids::one(&sort_slots::LAUNCH), args);
             }
             let chunk_counts = self.region(self.layout.chunk_counts);
@@ -239,7 +248,7 @@ impl Call<'_> {
                 .output("offsets", offsets)
                 .output("row_token", row_token)
                 .output("slot_row", slot_row);
-            let args = sizes(args).u32("shared", u32::from(folded)).u32("tile", ROW_TILE);
+            let args = sizes(args).u32("shared", u32::from(folded)).u32("tile", tile);
             self.launch(grids::blocks(&place_slots::LAUNCH, slots::CHUNKS), args)
         }
     }
@@ -252,17 +261,91 @@ impl Call<'_> {
         }
     }
 
-    /// The L1 operand, and the slots by expert.
-    unsafe fn prepare_tokens(&self, tokens: DevicePtr, ids: DevicePtr) -> Result<()> {
-        let source = rows::Source {
+    /// The rows of the call.
+    fn token_rows(&self, tokens: DevicePtr) -> rows::Source {
+        let shape = self.plan.shape();
+        rows::Source {
             x: self.io.hidden_states,
             rows: tokens,
             max_rows: self.io.max_tokens,
-            k: self.plan.shape().hidden,
-            packed: self.plan.shape().l1(),
-            stride: self.plan.shape().hidden,
-        };
-        let to = rows::Target { b: self.region(self.layout.x), scale: self.region(self.layout.x_scale) };
+            k: shape.hidden,
+            packed: shape.l1(),
+            stride: shape.hidden,
+        }
+    }
+
+    /// Where the L1 operand lies.
+    fn x(&self) -> rows::Target {
+        rows::Target {
+            b: self.region(self.layout.x),
+            block_scales: self.region(self.layout.x_block_scales),
+            scale: self.region(self.layout.x_scale),
+        }
+    }
+
+    /// Where the L2 operand lies.
+    fn h(&self) -> rows::Target {
+        rows::Target {
+            b: self.region(self.layout.h),
+            block_scales: self.region(self.layout.h_block_scales),
+            scale: self.region(self.layout.h_scale),
+        }
+    }
+
+    /// The L1 operand of codes, and the slots by expert. The rows are read twice: the sort leaves out tokens that are not
+    /// finite, and a row's place is known behind it.
+    unsafe fn prepare_blocks(&self, tokens: DevicePtr, ids: DevicePtr) -> Result<()> {
+        let (plan, source) = (self.plan, self.token_rows(tokens));
+        let (first, experts) = self.groups();
+        let (routed, shared) = self.parts();
+        let constant = |region: Region| region.at(plan.base()).byte_add(4 * first as u64);
+        // SAFETY: as `enqueue` says.
+        unsafe {
+            let mut maxima = DevicePtr::NULL;
+            if plan.options().act_scale == ActScale::TensorDynamic {
+                maxima = self.region(self.layout.tensor_scales);
+                self.queue.fill_u32(maxima, 0, 2)?;
+            }
+            rows::amax_bf16(self.queue, source, self.region(self.layout.token_scale), maxima)?;
+            self.sort(ids, tokens)?;
+            if experts == 0 && !routed {
+                return Ok(());
+            }
+            let scales = match plan.options().act_scale {
+                ActScale::RowDynamic => Scales::Row,
+                ActScale::TensorDynamic => Scales::Tensor(maxima),
+                // One for all groups; a token's saturated blocks count once.
+                ActScale::Warmup => Scales::Constant(plan.image().l1_scale.at(plan.base())),
+                ActScale::Static => Scales::PerExpert {
+                    scale: constant(plan.image().l1_scale),
+                    offsets: self.region(self.layout.offsets),
+                    experts,
+                },
+            };
+            let next = match self.quantises_h(plan.shape().operands) {
+                true => [self.region(self.layout.h_scale), constant(plan.image().l2_scale)],
+                false => [DevicePtr::NULL; 2],
+            };
+            let place = rows::Placement {
+                slot_row: self.region(self.layout.slot_row),
+                top_k: if routed { plan.shape().top_k } else { 0 },
+                shared,
+                counts: self.region(self.layout.counts),
+                offsets: self.region(self.layout.offsets),
+                experts,
+                next,
+            };
+            rows::blocks_bf16(self.queue, source, self.x(), place, scales, self.saturated(0))
+        }
+    }
+
+    /// The L1 operand, and the slots by expert.
+    unsafe fn prepare_tokens(&self, tokens: DevicePtr, ids: DevicePtr) -> Result<()> {
+        if self.plan.shape().operands == Operands::Blocks {
+            // SAFETY: the caller's.
+            return unsafe { self.prepare_blocks(tokens, ids) };
+        }
+        let (source, to) = (self.token_rows(tokens), self.x());
         // SAFETY: as `enqueue` says.
         unsafe {
             if !self.quantised() {
@@ -309,15 +392,27 @@ impl Call<'_> {
     unsafe fn l1(&self) -> Result<()> {
         let (plan, shape) = (self.plan, self.plan.shape());
         let per_row = self.layout.token_scale.bytes != 0;
+        let x = self.x();
         let operand = Operand {
-            rows: self.region(self.layout.x),
-            scale: self.region(self.layout.x_scale),
+            rows: x.b,
+            block_scales: x.block_scales,
+            scale: x.scale,
             index: if per_row { DevicePtr::NULL } else { self.region(self.layout.row_token) },
         };
-        let (to, stride, epilogue) = if self.quantised() {
-            (self.layout.h_f32, shape.intermediate, Epilogue::SwigluF32)
-        } else {
+        let (to, stride, epilogue) = if !self.quantised() {
             (self.layout.h, shape.l2().k(), Epilogue::SwigluBf16)
+        } else if self.quantises_h(shape.operands) {
+            let (first, _) = self.groups();
+            let to = Quantised {
+                block_scales: self.region(self.layout.h_block_scales),
+                scale: self.region(self.layout.h_scale),
+                constant: plan.image().l2_scale.at(plan.base()).byte_add(4 * first as u64),
+                saturated: self.saturated(1),
+                steps: shape.l2().k_units,
+            };
+            (self.layout.h, 0, Epilogue::SwigluNvfp4(to))
+        } else {
+            (self.layout.h_f32, shape.intermediate, Epilogue::SwigluF32)
         };
         let output = Output {
             to: self.region(to),
@@ -341,9 +436,9 @@ impl Call<'_> {
             packed: shape.l2(),
             stride: shape.l2().k(),
         };
-        let to = rows::Target { b: self.region(self.layout.h), scale: self.region(self.layout.h_scale) };
+        let to = self.h();
         let index = self.region(self.layout.row_token);
-        if self.groups().1 == 0 {
+        if self.groups().1 == 0 || self.quantises_h(shape.operands) {
             return Ok(());
         }
         // SAFETY: as `enqueue` says.
@@ -374,7 +469,14 @@ impl Call<'_> {
                     experts,
                 },
             };
-            rows::nvfp4_f32(self.queue, source, to, index, scales, self.saturated(1))
+            match shape.operands {
+                Operands::Fragments => {
+                    rows::nvfp4_f32(self.queue, source, to, index, scales, self.saturated(1))
+                }
+                Operands::Blocks => {
+                    rows::blocks_f32(self.queue, source, to, index, scales, self.saturated(1))
+                }
+            }
         }
     }
 
@@ -416,15 +518,7 @@ impl Call<'_> {
 
     /// The maximum of the rows of the call, as bits, in the first word of the tensor scales.
     pub(super) unsafe fn measure_x(&self, tokens: DevicePtr) -> Result<()> {
-        let shape = self.plan.shape();
-        let source = rows::Source {
-            x: self.io.hidden_states,
-            rows: tokens,
-            max_rows: self.io.max_tokens,
-            k: shape.hidden,
-            packed: shape.l1(),
-            stride: shape.hidden,
-        };
+        let source = self.token_rows(tokens);
         let maxima = self.region(self.layout.tensor_scales);
         // SAFETY: the caller's.
         unsafe {
@@ -438,11 +532,10 @@ impl Call<'_> {
         let (plan, shape) = (self.plan, self.plan.shape());
         let (routed, folded) = self.parts();
         let y = self.region(self.layout.y);
-        let operand = Operand {
-            rows: self.region(self.layout.h),
-            scale: self.region(self.layout.h_scale),
-            index: DevicePtr::NULL,
-        };
+        let h = self.h();
+        let operand =
+            Operand { rows: h.b, block_scales: h.block_scales, scale: h.scale, index: DevicePtr::NULL };
+        let tile_rows = shape.operands.tile_rows();
         let at =
             |to: DevicePtr, bytes: usize| if to == DevicePtr::NULL { to } else { to.byte_add(bytes as u64) };
         let mut column = 0;
@@ -452,8 +545,8 @@ impl Call<'_> {
                 to: y,
                 stride: self.layout.chunk_columns,
                 features: shape.hidden,
-                first_tile: column / 16,
-                tiles: columns / 16,
+                first_tile: column / tile_rows,
+                tiles: columns.div_ceil(tile_rows),
             };
             // SAFETY: as `enqueue` says.
             unsafe {
@@ -515,7 +608,7 @@ impl Call<'_> {
             fold_alpha: self.quantised(),
             limit: self.plan.shape().limit,
             form: self.io.form,
-            mean_rows: self.plan.shape().rows(self.io.max_tokens).div_ceil(groups.max(1)),
+            mean_rows: self.plan.shape().expert_rows(self.io.max_tokens).div_ceil(groups.max(1)),
         };
         // SAFETY: the caller's.
         unsafe { gemm.enqueue(self.queue, epilogue) }

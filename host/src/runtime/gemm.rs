@@ -7,14 +7,16 @@ use kernels::expert_gemm_wide::{self as wide, layout};
 use kernels::launch::{Arch, Dims, Launch};
 
 use super::plan::Form;
-use super::shape::Packed;
-use super::{Args, DevicePtr, Queue};
+use super::shape::{Operands, Packed};
+use super::{Args, DevicePtr, Queue, block_gemm};
 use crate::{Error, Result};
 
-/// Mean rows per group up to which the decode form is taken, and the medium one: measured on an H200 (docs/hopper.md).
-const SMALL_ROWS: usize = 8;
+/// Mean rows per group up to which a form is taken: measured on an H200 (docs/hopper.md).
+const SMALL_ROWS: usize = 6;
 /// See [`SMALL_ROWS`].
-const MEDIUM_ROWS: usize = 40;
+const MEDIUM_ROWS: usize = 13;
+/// See [`SMALL_ROWS`].
+const NARROW_ROWS: usize = 26;
 
 // One address each.
 static MEDIUM_SWIGLU_BF16: Launch = medium::SWIGLU_BF16;
@@ -27,12 +29,29 @@ static SMALL_PLAIN_F32: Launch = small::PLAIN_F32;
 /// Activations in front of a GEMM.
 #[derive(Clone, Copy)]
 pub(super) struct Operand {
-    /// f16 rows.
+    /// f16 rows, or codes.
     pub rows: DevicePtr,
+    /// E4M3 scales of the codes; null beside f16.
+    pub block_scales: DevicePtr,
     /// f32 per row.
     pub scale: DevicePtr,
-    /// Row of each expert row; null for the row itself.
+    /// Row of each expert row; null for the row itself. Of f16 only.
     pub index: DevicePtr,
+}
+
+/// What a GEMM that quantises its results needs beside the place of their codes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quantised {
+    /// E4M3 scales of the codes.
+    pub block_scales: DevicePtr,
+    /// f32 per row: the constant already; NaN is written for rows that are not finite.
+    pub scale: DevicePtr,
+    /// f32 per group: constant global scales.
+    pub constant: DevicePtr,
+    /// Counter of saturated blocks.
+    pub saturated: DevicePtr,
+    /// Steps of 64 columns of the operand.
+    pub steps: usize,
 }
 
 /// What the epilogue of a GEMM does.
@@ -42,6 +61,8 @@ pub(super) enum Epilogue {
     SwigluBf16,
     /// SwiGLU to f32.
     SwigluF32,
+    /// SwiGLU to codes, the operand of the next product.
+    SwigluNvfp4(Quantised),
     /// The scaled sum, f32.
     Plain,
 }
@@ -61,7 +82,7 @@ pub(super) struct Output {
 /// One launch.
 #[derive(Clone, Copy)]
 pub(super) struct Gemm {
-    /// `[groups]` matrices in fragment order.
+    /// `[groups]` matrices.
     pub weights: DevicePtr,
     /// f32 `[groups]`: gate's, or the only one.
     pub alpha: DevicePtr,
@@ -92,11 +113,15 @@ impl Gemm {
         if self.groups == 0 {
             return Ok(());
         }
+        if self.packed.operands == Operands::Blocks {
+            // SAFETY: the caller's.
+            return unsafe { block_gemm::enqueue(self, queue, epilogue) };
+        }
         let (launch, dims) = self.choose(queue, epilogue)?;
         let mut flags = if self.fold_alpha { FOLD_ALPHA } else { 0 };
         // In front of a product without activation runs a kernel that makes its rows and nothing else: counts and offsets
         // are older. With SwiGLU it may be the sort, which writes them.
-        if epilogue == Epilogue::Plain && [epilogue.small(), epilogue.medium()].contains(&launch) {
+        if epilogue == Epilogue::Plain && [&SMALL_PLAIN_F32, &MEDIUM_PLAIN_F32].contains(&launch) {
             flags |= ROUTING_SETTLED;
         }
         let mut args = Args::new(launch).input("weights", self.weights).input("alpha", self.alpha);
@@ -134,69 +159,62 @@ impl Gemm {
             0..=SMALL_ROWS if small.is_some() => Form::Small,
             _ if !wgmma => Form::Medium,
             0..=MEDIUM_ROWS => Form::Medium,
+            0..=NARROW_ROWS => Form::Narrow,
             _ => Form::Wide,
         });
-        match (form, small) {
-            (Form::Small, Some(dims)) => Ok((epilogue.small(), dims)),
-            (Form::Medium, _) => Ok((epilogue.medium(), medium::dims(sms))),
-            (form, _) if wgmma && form != Form::Small => Ok((epilogue.wgmma(form), wgmma_dims(form, sms))),
-            (form, _) => {
-                let what = format!("{form:?} GEMM of {} columns on {}", self.packed.k(), queue.arch().name());
-                Err(Error::unsupported(what, "choose the other form"))
+        let launch = match (form, small) {
+            (Form::Small, Some(dims)) => epilogue.small().map(|launch| (launch, dims)),
+            (Form::Medium, _) => epilogue.medium().map(|launch| (launch, medium::dims(sms))),
+            (Form::Narrow, _) if wgmma => {
+                epilogue.narrow().map(|launch| (launch, wide::dims::<layout::Narrow>(sms)))
             }
-        }
+            (Form::Wide, _) if wgmma => {
+                epilogue.wide().map(|launch| (launch, wide::dims::<layout::Wide>(sms)))
+            }
+            _ => None,
+        };
+        launch.ok_or_else(|| {
+            let what = format!("{form:?} GEMM of {} columns on {}", self.packed.k(), queue.arch().name());
+            Error::unsupported(what, "choose the other form")
+        })
     }
 }
 
+/// The kernels by form; none quantises.
 impl Epilogue {
-    fn small(self) -> &'static Launch {
+    fn small(self) -> Option<&'static Launch> {
         match self {
-            Epilogue::SwigluBf16 => &SMALL_SWIGLU_BF16,
-            Epilogue::SwigluF32 => &SMALL_SWIGLU_F32,
-            Epilogue::Plain => &SMALL_PLAIN_F32,
+            Epilogue::SwigluBf16 => Some(&SMALL_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&SMALL_SWIGLU_F32),
+            Epilogue::Plain => Some(&SMALL_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
         }
     }
 
-    fn medium(self) -> &'static Launch {
+    fn medium(self) -> Option<&'static Launch> {
         match self {
-            Epilogue::SwigluBf16 => &MEDIUM_SWIGLU_BF16,
-            Epilogue::SwigluF32 => &MEDIUM_SWIGLU_F32,
-            Epilogue::Plain => &MEDIUM_PLAIN_F32,
+            Epilogue::SwigluBf16 => Some(&MEDIUM_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&MEDIUM_SWIGLU_F32),
+            Epilogue::Plain => Some(&MEDIUM_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
         }
     }
 
-    /// The kernel of a form on wgmma.
-    fn wgmma(self, form: Form) -> &'static Launch {
-        macro_rules! kernels {
-            ($($form:ident: $bf16:ident $f32:ident $plain:ident),*) => {
-                match (form, self) {
-                    (Form::Small, _) => self.small(),
-                    (Form::Medium, _) => self.medium(),
-                    $((Form::$form, Epilogue::SwigluBf16) => &wide::$bf16,
-                    (Form::$form, Epilogue::SwigluF32) => &wide::$f32,
-                    (Form::$form, Epilogue::Plain) => &wide::$plain,)*
-                }
-            };
+    fn narrow(self) -> Option<&'static Launch> {
+        match self {
+            Epilogue::SwigluBf16 => Some(&wide::NARROW_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&wide::NARROW_SWIGLU_F32),
+            Epilogue::Plain => Some(&wide::NARROW_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
         }
-        kernels!(
-            Narrow: NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32,
-            Wide: WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32,
-            M128N256: M128N256_SWIGLU_BF16 M128N256_SWIGLU_F32 M128N256_PLAIN_F32,
-            M256N128: M256N128_SWIGLU_BF16 M256N128_SWIGLU_F32 M256N128_PLAIN_F32,
-            M256N32: M256N32_SWIGLU_BF16 M256N32_SWIGLU_F32 M256N32_PLAIN_F32,
-            M128N64: M128N64_SWIGLU_BF16 M128N64_SWIGLU_F32 M128N64_PLAIN_F32
-        )
     }
-}
 
-/// Dimensions of a form on wgmma on a device of `sms` multiprocessors.
-fn wgmma_dims(form: Form, sms: u32) -> Dims {
-    match form {
-        Form::Narrow => wide::dims::<layout::Narrow>(sms),
-        Form::M128N256 => wide::dims::<layout::M128N256>(sms),
-        Form::M256N128 => wide::dims::<layout::M256N128>(sms),
-        Form::M256N32 => wide::dims::<layout::M256N32>(sms),
-        Form::M128N64 => wide::dims::<layout::M128N64>(sms),
-        Form::Small | Form::Medium | Form::Wide => wide::dims::<layout::Wide>(sms),
+    fn wide(self) -> Option<&'static Launch> {
+        match self {
+            Epilogue::SwigluBf16 => Some(&wide::WIDE_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&wide::WIDE_SWIGLU_F32),
+            Epilogue::Plain => Some(&wide::WIDE_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
+        }
     }
 }

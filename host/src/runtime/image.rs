@@ -1,12 +1,13 @@
 //! A layer's weights on a device: one allocation, filled once.
 //!
-//! Matrices go over as the checkpoint stores them, one expert at a time through a staging buffer, and `repack_nvfp4`
-//! brings them into fragment order there.
+//! Matrices go over as the checkpoint stores them, one expert at a time through a staging buffer, and `repack_nvfp4` or
+//! `repack_nvfp4_blocks` brings them into the order of their products there.
 
-use kernels::fragment::{self, RowOrder};
-use kernels::repack_nvfp4;
+use kernels::fragment::RowOrder;
+use kernels::operand::BlockOrder;
+use kernels::{repack_nvfp4, repack_nvfp4_blocks};
 
-use super::shape::{LayerOptions, LayerShape, Packed, SharedKind};
+use super::shape::{LayerOptions, LayerShape, Operands, Packed, SharedKind};
 use super::shared::SharedRegions;
 use super::{Args, Device, DevicePtr, Memory, Region, Regions};
 use crate::cpu::scales::{self, Scales, Who};
@@ -17,7 +18,7 @@ use crate::{Error, Result};
 /// Token counts that lie ready in the image.
 pub const NUMBERS: usize = 1 << 14;
 
-/// Matrices of one shape in fragment order, with their alphas.
+/// Matrices of one shape, with their alphas.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixRegions {
     /// `[groups][row_tiles][k_units]` units.
@@ -193,7 +194,7 @@ pub(super) unsafe fn put<T: bytemuck::NoUninit>(
     unsafe { device.upload(to.at(base), bytes) }
 }
 
-/// Brings a matrix, or gate and up, into fragment order at `to`, on the device.
+/// Brings a matrix, or gate and up, into the order of `packed` at `to`, on the device.
 ///
 /// # Safety
 /// `to` is memory for the packed matrix.
@@ -204,22 +205,32 @@ pub(super) unsafe fn pack(
     up: Option<&Nvfp4Matrix>,
     to: DevicePtr,
 ) -> Result<()> {
-    let order = if up.is_some() { RowOrder::GateUp } else { RowOrder::Plain };
-    debug_assert_eq!(packed.bytes(), fragment::matrix_bytes(order.row_tiles(matrix.rows), packed.k_units));
     let mut staged = Vec::new();
     for bytes in [Some(matrix), up].into_iter().flatten().flat_map(|m| [&m.packed, &m.scales]) {
         staged.push(Memory::of(device, bytes)?);
     }
     let at = |n: usize| staged.get(n).map_or(DevicePtr::NULL, Memory::ptr);
-    let dims = repack_nvfp4::dims(order, matrix.rows as u32, matrix.cols as u32, device.multiprocessors());
-    let args = Args::new(&repack_nvfp4::LAUNCH)
+    let (features, k, sms) = (matrix.rows as u32, matrix.cols as u32, device.multiprocessors());
+    let (launch, dims) = match packed.operands {
+        Operands::Fragments => {
+            let order = if up.is_some() { RowOrder::GateUp } else { RowOrder::Plain };
+            debug_assert_eq!(packed.row_tiles, order.row_tiles(matrix.rows));
+            (&repack_nvfp4::LAUNCH, repack_nvfp4::dims(order, features, k, sms))
+        }
+        Operands::Blocks => {
+            let order = if up.is_some() { BlockOrder::GateUp } else { BlockOrder::Plain };
+            debug_assert_eq!(packed.row_tiles, order.row_blocks(matrix.rows));
+            (&repack_nvfp4_blocks::LAUNCH, repack_nvfp4_blocks::dims(order, features, k, sms))
+        }
+    };
+    let args = Args::new(launch)
         .input("packed", at(0))
         .input("scales", at(1))
         .input("up_packed", at(2))
         .input("up_scales", at(3))
         .output("out", to)
-        .u32("features", matrix.rows as u32)
-        .u32("k", matrix.cols as u32);
+        .u32("features", features)
+        .u32("k", k);
     // SAFETY: the staged matrices have these shapes and live until the work is finished; `to` is the caller's.
     unsafe { device.launch(dims, args, false)? };
     device.synchronize()

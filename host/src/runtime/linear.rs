@@ -11,14 +11,15 @@
 //!
 //! [`cpu::Nvfp4Linear`]: crate::cpu::Nvfp4Linear
 
-use kernels::{combine, fragment, sort_slots};
+use kernels::launch::Arch;
+use kernels::{combine, sort_slots};
 
 use super::gemm::{Epilogue, Gemm, Operand, Output};
 use super::image::{MatrixRegions, NUMBERS, pack, put};
 use super::plan::{Form, Tokens};
 use super::rows::{self, Scales};
-use super::shape::{MAX_WIDTH, Packed};
-use super::workspace::{ROW_TILE, STATS, chunk_columns};
+use super::shape::{MAX_WIDTH, Operands, Packed};
+use super::workspace::{STATS, chunk_columns};
 use super::{Args, Device, DevicePtr, Queue, Region, Regions, grids};
 use crate::cpu::{LinearMode, RowScale};
 use crate::weights::Nvfp4Matrix;
@@ -36,13 +37,15 @@ pub struct LinearShape {
     pub cols: usize,
     /// Out features of a group.
     pub rows: usize,
+    /// How the weights lie on the device.
+    pub operands: Operands,
 }
 
 impl LinearShape {
-    fn new(groups: &[Nvfp4Matrix]) -> Result<Self> {
+    fn new(groups: &[Nvfp4Matrix], operands: Operands) -> Result<Self> {
         // The checks of the CPU's map: sizes of buffers, one shape for all.
         crate::cpu::Nvfp4GroupedLinear::new(groups)?;
-        let shape = Self { groups: groups.len(), cols: groups[0].cols, rows: groups[0].rows };
+        let shape = Self { groups: groups.len(), cols: groups[0].cols, rows: groups[0].rows, operands };
         if shape.rows == 0 || !shape.rows.is_multiple_of(16) {
             let why = "the kernels write positive multiples of 16 features";
             return Err(Error::unsupported(format!("{} out features", shape.rows), why));
@@ -54,9 +57,9 @@ impl LinearShape {
         Ok(shape)
     }
 
-    /// One weight in fragment order.
+    /// One weight.
     fn packed(&self) -> Packed {
-        Packed { row_tiles: self.rows.div_ceil(16), k_units: self.cols.div_ceil(fragment::UNIT_K) }
+        self.operands.plain(self.rows, self.cols)
     }
 }
 
@@ -84,8 +87,10 @@ pub struct LinearWorkspace {
     row_token: Region,
     slot_row: Region,
     maxima: Region,
-    /// f16 `[max_tokens, k]`: rows of one group, as operand.
+    /// f16 `[max_tokens, k]`: rows of one group, as operand; or codes, of whole row blocks.
     x: Region,
+    /// E4M3 scales of the codes.
+    x_block_scales: Region,
     x_scale: Region,
     /// f32 `[max_tokens, chunk_columns]`: products.
     y: Region,
@@ -127,9 +132,9 @@ pub struct LinearPlan {
 }
 
 impl LinearPlan {
-    /// Checks the weights against the kernels; nothing is allocated. One weight is a plain map.
-    pub fn new(groups: &[Nvfp4Matrix], mode: LinearMode) -> Result<Self> {
-        let shape = LinearShape::new(groups)?;
+    /// Checks the weights against the kernels of `arch`; nothing is allocated. One weight is a plain map.
+    pub fn new(groups: &[Nvfp4Matrix], mode: LinearMode, arch: Arch) -> Result<Self> {
+        let shape = LinearShape::new(groups, Operands::of(arch, mode.activations()))?;
         let constants = constants(groups, mode)?;
         let mut regions = Regions::new();
         let weights = MatrixRegions {
@@ -162,7 +167,8 @@ impl LinearPlan {
     pub fn workspace(&self, max_tokens: usize) -> Result<LinearWorkspace> {
         let mut regions = Regions::new();
         let chunk_columns = chunk_columns(self.shape.rows, max_tokens);
-        let k = self.shape.packed().k();
+        let (packed, rows) =
+            (self.shape.packed(), max_tokens.next_multiple_of(self.shape.operands.row_tile()));
         Ok(LinearWorkspace {
             chunk_columns,
             stats: regions.add("counters", STATS, 4)?,
@@ -172,8 +178,9 @@ impl LinearPlan {
             row_token: regions.add("token of row", max_tokens, 4)?,
             slot_row: regions.add("row of token", max_tokens, 4)?,
             maxima: regions.add("maximum", 2, 4)?,
-            x: regions.add("operand", max_tokens, 2 * k)?,
-            x_scale: regions.add("row scales", max_tokens, 4)?,
+            x: regions.add("operand", rows, packed.row_bytes())?,
+            x_block_scales: regions.add("block scales", rows, packed.row_scale_bytes())?,
+            x_scale: regions.add("row scales", rows, 4)?,
             y: regions.add("products", max_tokens, 4 * chunk_columns)?,
             regions,
         })
@@ -189,8 +196,9 @@ impl LinearPlan {
         device: &dyn Device,
         base: DevicePtr,
     ) -> Result<()> {
-        if LinearShape::new(groups)? != self.shape {
-            let got = format!("{:?}", LinearShape::new(groups)?);
+        let shape = LinearShape::new(groups, self.shape.operands)?;
+        if shape != self.shape {
+            let got = format!("{shape:?}");
             return Err(Error::mismatch("weights", format!("{:?}", self.shape), got));
         }
         let (at, packed) = (self.image.weights, self.shape.packed());
@@ -330,7 +338,7 @@ impl Call<'_> {
                     .u32("first_local", 0)
                     .u32("local", 0)
                     .u32("shared", 1)
-                    .u32("tile", ROW_TILE);
+                    .u32("tile", 1);
                 // SAFETY: the caller's; a row is at least 32 bytes, so there is a word for each token.
                 unsafe { self.queue.launch(grids::one(&sort_slots::LAUNCH), args, true)? };
                 Ok(self.region(self.layout.counts))
@@ -355,7 +363,11 @@ impl Call<'_> {
     unsafe fn group(&self, g: usize, tokens: DevicePtr) -> Result<()> {
         let shape = self.plan.shape;
         let source = self.source(g, tokens);
-        let to = rows::Target { b: self.region(self.layout.x), scale: self.region(self.layout.x_scale) };
+        let to = rows::Target {
+            b: self.region(self.layout.x),
+            block_scales: self.region(self.layout.x_block_scales),
+            scale: self.region(self.layout.x_scale),
+        };
         let scales = match self.plan.mode {
             LinearMode::W4A16 => None,
             LinearMode::W4A4(RowScale::RowDynamic) => Some(Scales::Row),
@@ -372,12 +384,26 @@ impl Call<'_> {
         unsafe {
             match scales {
                 None => rows::bf16(self.queue, source, to, DevicePtr::NULL)?,
-                Some(scales) => {
+                Some(scales) if shape.operands == Operands::Fragments => {
                     rows::nvfp4_bf16(self.queue, source, to, DevicePtr::NULL, scales, saturated)?;
+                }
+                Some(scales) => {
+                    let place = rows::Placement {
+                        slot_row: DevicePtr::NULL,
+                        top_k: 1,
+                        shared: false,
+                        counts: tokens,
+                        offsets: DevicePtr::NULL,
+                        experts: 1,
+                        next: [DevicePtr::NULL; 2],
+                    };
+                    rows::blocks_bf16(self.queue, source, to, place, scales, saturated)?;
                 }
             }
         }
-        let operand = Operand { rows: to.b, scale: to.scale, index: DevicePtr::NULL };
+        let operand =
+            Operand { rows: to.b, block_scales: to.block_scales, scale: to.scale, index: DevicePtr::NULL };
+        let tile_rows = shape.operands.tile_rows();
         let (out, out_f32) = (self.output(self.io.output, 2, g), self.output(self.io.output_f32, 4, g));
         if out == DevicePtr::NULL {
             // f32 only: that is what the GEMM writes.
@@ -401,8 +427,8 @@ impl Call<'_> {
                 to: self.region(self.layout.y),
                 stride: self.layout.chunk_columns,
                 features: shape.rows,
-                first_tile: column / 16,
-                tiles: columns / 16,
+                first_tile: column / tile_rows,
+                tiles: columns.div_ceil(tile_rows),
             };
             let at = |to: DevicePtr, bytes: usize| match to {
                 DevicePtr::NULL => to,

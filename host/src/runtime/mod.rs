@@ -10,6 +10,7 @@
 
 mod args;
 pub mod backend;
+mod block_gemm;
 mod call;
 mod device;
 mod dims;

@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! x -> prepare -> sort -> L1 + SwiGLU -> prepare -> ( L2 -> combine ) per column chunk -> output
+//! x -> maxima -> sort -> quantise -> L1 + SwiGLU (-> quantise) -> ( L2 -> combine ) per column chunk -> output
 //! ```
+//! The second is that of NVFP4 activations on sm_100a ([`Operands::Blocks`](super::shape::Operands::Blocks)).
 //!
 //! Which kernels run depends on the layer, its options and the largest number of tokens, never on the routing or on the
 //! tokens of the call: those stay on the device, so that one captured graph serves them all.
+
+use kernels::launch::Arch;
 
 use super::call::Call;
 use super::image::ImageLayout;
@@ -16,7 +20,11 @@ use crate::options::{ActScale, ActScaleL2, Part, WarmupScales};
 use crate::weights::{LayerConfig, LayerWeights};
 use crate::{Error, Result};
 
-/// A form of the grouped GEMMs. All give the same bits.
+/// A form of the grouped GEMMs. All that a layer has give the same bits; one that it has not is an error.
+///
+/// Without a wish the planner goes by the mean number of rows per group of a call with its most tokens: on sm_90a
+/// [`Small`](Self::Small), [`Medium`](Self::Medium), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide) in that order; on sm_100a the
+/// first two, but for NVFP4 activations, which have forms of their own: [`Single`](Self::Single) and, above 64 rows, [`Pair`](Self::Pair).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Eight tokens at a time, weights streamed once: decode.
@@ -27,28 +35,10 @@ pub enum Form {
     Narrow,
     /// Up to 128 tokens at a time: prefill (sm_90a).
     Wide,
-    /// Up to 256 tokens by 128 weight rows at a time (sm_90a).
-    M128N256,
-    /// Up to 128 tokens by 256 weight rows at a time, in larger groups of MMAs than [`Form::Wide`] (sm_90a).
-    M256N128,
-    /// Up to 32 tokens by 256 weight rows at a time, in larger groups of MMAs than [`Form::Narrow`] (sm_90a).
-    M256N32,
-    /// Up to 64 tokens by 128 weight rows at a time (sm_90a).
-    M128N64,
-}
-
-impl Form {
-    /// Every form.
-    pub const ALL: [Form; 8] = [
-        Form::Small,
-        Form::Medium,
-        Form::Narrow,
-        Form::Wide,
-        Form::M128N256,
-        Form::M256N128,
-        Form::M256N32,
-        Form::M128N64,
-    ];
+    /// A block for a tile of up to 192 tokens (NVFP4 activations on sm_100a).
+    Single,
+    /// A pair of blocks for it (the same).
+    Pair,
 }
 
 /// The number of tokens of a call.
@@ -109,9 +99,9 @@ pub struct LayerPlan {
 }
 
 impl LayerPlan {
-    /// Checks the layer against the kernels; nothing is allocated.
-    pub fn new(weights: &LayerWeights, options: &LayerOptions) -> Result<Self> {
-        let shape = LayerShape::new(weights, options)?;
+    /// Checks the layer against the kernels of `arch`; nothing is allocated.
+    pub fn new(weights: &LayerWeights, options: &LayerOptions, arch: Arch) -> Result<Self> {
+        let shape = LayerShape::new(weights, options, arch)?;
         let image = ImageLayout::new(weights, &shape, options)?;
         let (options, config) = (options.clone(), weights.config.clone());
         Ok(Self { shape, options, config, image, base: DevicePtr::NULL })
@@ -188,7 +178,7 @@ impl LayerPlan {
         if io.max_tokens == 0 {
             return Ok(());
         }
-        let call = Call { plan: self, queue, io, layout: &layout, at: workspace };
+        let call = Call { plan: self, queue, io, layout: &layout, at: workspace, measuring: false };
         // SAFETY: the caller's.
         unsafe { call.enqueue() }
     }
@@ -215,7 +205,8 @@ impl LayerPlan {
             return Err(Error::invalid("warm-up", why));
         }
         let io = LayerIo { part: Part::All, ..*io };
-        let call = Call { plan: self, queue: device, io: &io, layout: &layout, at: workspace };
+        let call =
+            Call { plan: self, queue: device, io: &io, layout: &layout, at: workspace, measuring: true };
         let maxima = layout.tensor_scales.at(workspace);
         let scale_at = |word: DevicePtr| -> Result<f32> {
             let mut bytes = [0; 4];

@@ -2,7 +2,8 @@
 
 use kernels::launch::Launch;
 use kernels::{
-    prepare_rows_bf16, prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, rows_amax_bf16, rows_amax_f32,
+    prepare_rows_bf16, prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantise_blocks_bf16,
+    quantise_blocks_f32, rows_amax_bf16, rows_amax_f32,
 };
 
 use super::shape::Packed;
@@ -29,10 +30,30 @@ pub(super) struct Source {
 /// Where the operand goes.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
-    /// f16 `[max_rows, packed.k()]`.
+    /// f16 `[max_rows, packed.k()]`, or codes.
     pub b: DevicePtr,
+    /// E4M3 scales of the codes; unused beside f16.
+    pub block_scales: DevicePtr,
     /// f32 `[max_rows]`.
     pub scale: DevicePtr,
+}
+
+/// Where the rows of tokens go in an operand of codes.
+#[derive(Clone, Copy)]
+pub(super) struct Placement {
+    /// u32 `[tokens, top_k]`: row of each slot; null: a row per token.
+    pub slot_row: DevicePtr,
+    pub top_k: usize,
+    /// Whether the last expert takes every token.
+    pub shared: bool,
+    /// u32 `[experts]`: rows of each expert.
+    pub counts: DevicePtr,
+    /// u32 `[experts]`: first row of each; null: 0, one expert.
+    pub offsets: DevicePtr,
+    pub experts: usize,
+    /// Where the constant scale of the rows of the next product goes, f32 `[rows]`, and where it comes from, f32
+    /// `[experts]`; null for none.
+    pub next: [DevicePtr; 2],
 }
 
 /// Global scales of quantised rows.
@@ -131,6 +152,79 @@ unsafe fn nvfp4(
         .u32("max_rows", from.max_rows as u32)
         .u32("k", from.k as u32)
         .u32("k_units", from.packed.k_units as u32)
+        .u32("x_stride", from.stride as u32)
+        .u32("experts", experts)
+        .u32("mode", mode);
+    // SAFETY: the caller's.
+    unsafe { enqueue(queue, launch, from, from.packed.k(), args) }
+}
+
+/// Rows of tokens to an operand of codes, at the rows of their slots: `from.rows` counts tokens.
+///
+/// # Safety
+/// As [`bf16`].
+pub(super) unsafe fn blocks_bf16(
+    queue: &dyn Queue,
+    from: Source,
+    to: Target,
+    place: Placement,
+    scales: Scales,
+    saturated: DevicePtr,
+) -> Result<()> {
+    let launch = &quantise_blocks_bf16::LAUNCH;
+    let (mode, scale, _, _) = scales.arguments();
+    let args = Args::new(launch)
+        .input("x", from.x)
+        .output("b_codes", to.b)
+        .output("b_scales", to.block_scales)
+        .output("b_scale", to.scale)
+        .input("slot_row", place.slot_row)
+        .input("tokens", from.rows)
+        .input("counts", place.counts)
+        .input("offsets", place.offsets)
+        .input("scale", scale)
+        .output("saturated", saturated)
+        .output("next_scale", place.next[0])
+        .input("next_constant", place.next[1])
+        .u32("max_tokens", from.max_rows as u32)
+        .u32("k", from.k as u32)
+        .u32("steps", from.packed.k_units as u32)
+        .u32("x_stride", from.stride as u32)
+        .u32("top_k", place.top_k as u32)
+        .u32("shared", u32::from(place.shared))
+        .u32("experts", place.experts as u32)
+        .u32("mode", mode);
+    // SAFETY: the caller's.
+    unsafe { enqueue(queue, launch, from, from.packed.k(), args) }
+}
+
+/// f32 rows to an operand of codes, where they are; `index` has a word per row, none where there is no row.
+///
+/// # Safety
+/// As [`bf16`].
+pub(super) unsafe fn blocks_f32(
+    queue: &dyn Queue,
+    from: Source,
+    to: Target,
+    index: DevicePtr,
+    scales: Scales,
+    saturated: DevicePtr,
+) -> Result<()> {
+    let launch = &quantise_blocks_f32::LAUNCH;
+    let (mode, scale, offsets, experts) = scales.arguments();
+    let args = Args::new(launch)
+        .input("x", from.x)
+        .output("b_codes", to.b)
+        .output("b_scales", to.block_scales)
+        .output("b_scale", to.scale)
+        .input("row_token", index)
+        .input("rows", from.rows)
+        .input("offsets", offsets)
+        .input("scale", scale)
+        .output("saturated", saturated)
+        .u32("max_rows", from.max_rows as u32)
+        .u32("k", from.k as u32)
+        .u32("steps", from.packed.k_units as u32)
         .u32("x_stride", from.stride as u32)
         .u32("experts", experts)
         .u32("mode", mode);

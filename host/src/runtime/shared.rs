@@ -3,20 +3,20 @@
 use kernels::{dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_swiglu, sort_slots};
 
 use super::call::Call;
-use super::gemm::{Epilogue, Gemm, Operand, Output};
+use super::gemm::{Epilogue, Gemm, Operand, Output, Quantised};
 use super::image::{MatrixRegions, pack, put};
 use super::rows::{self, Scales};
-use super::shape::{LayerOptions, LayerShape, Packed, SharedKind};
-use super::workspace::ROW_TILE;
+use super::shape::{LayerOptions, LayerShape, Operands, Packed, SharedKind};
+use super::workspace::needs_h_f32;
 use super::{Args, Device, DevicePtr, Region, Regions, grids};
-use crate::options::{ActScale, ActScaleL2, Activations};
+use crate::options::{ActScale, ActScaleL2, Activations, Part};
 use crate::weights::{LayerWeights, Linear, SharedExpertWeights};
 use crate::{Error, Result};
 
 /// One product of the shared expert: gate and up, or down.
 #[derive(Clone, Copy, Debug)]
 pub enum Product {
-    /// In fragment order.
+    /// In the order of its [`Operands`].
     Nvfp4(MatrixRegions),
     /// Row-major bf16; the second is up's.
     Bf16([Region; 2]),
@@ -35,10 +35,9 @@ pub struct SharedRegions {
     pub scales: Region,
 }
 
-/// Shapes of an expert `intermediate` wide, in fragment order.
-fn packed(shape: &LayerShape, intermediate: usize) -> (Packed, Packed) {
-    let apart = LayerShape { intermediate, ..shape.clone() };
-    (apart.l1(), apart.l2())
+/// Shapes of an expert `intermediate` wide.
+fn packed(shape: &LayerShape, intermediate: usize, operands: Operands) -> (Packed, Packed) {
+    (operands.gate_up(intermediate, shape.hidden), operands.plain(shape.hidden, intermediate))
 }
 
 impl SharedRegions {
@@ -48,10 +47,11 @@ impl SharedRegions {
         shape: &LayerShape,
         regions: &mut Regions,
     ) -> Result<Option<Self>> {
-        let (SharedKind::Apart { intermediate }, Some(shared)) = (shape.shared, &layer.shared) else {
+        let (SharedKind::Apart { intermediate, operands }, Some(shared)) = (shape.shared, &layer.shared)
+        else {
             return Ok(None);
         };
-        let (l1, l2) = packed(shape, intermediate);
+        let (l1, l2) = packed(shape, intermediate, operands);
         let l1 = product(regions, &shared.gate, Some(&shared.up), l1)?;
         let l2 = product(regions, &shared.down, None, l2)?;
         Ok(Some(Self { l1, l2, scales: regions.add("shared constant scales", 2, 4)? }))
@@ -72,8 +72,8 @@ impl SharedRegions {
         device: &dyn Device,
         base: DevicePtr,
     ) -> Result<()> {
-        let SharedKind::Apart { intermediate } = shape.shared else { return Ok(()) };
-        let (l1, l2) = packed(shape, intermediate);
+        let SharedKind::Apart { intermediate, operands } = shape.shared else { return Ok(()) };
+        let (l1, l2) = packed(shape, intermediate, operands);
         // SAFETY: the regions were made for these weights.
         unsafe {
             upload(device, self.l1, &shared.gate, Some(&shared.up), l1, base)?;
@@ -176,13 +176,17 @@ pub struct SharedWorkspace {
     pub row_token: Region,
     /// See `counts`.
     pub slot_row: Region,
-    /// f16 `[tokens, k]`: its own L1 operand, where it is not the routed experts'.
+    /// f16 `[tokens, k]`: its own L1 operand, where it is not the routed experts'; or codes, of whole row blocks.
     pub x: Region,
+    /// E4M3 scales of the codes.
+    pub x_block_scales: Region,
     /// f32 `[tokens]`.
     pub x_scale: Region,
-    /// bf16 or f16 `[tokens, k]`: SwiGLU's result, then the L2 operand.
+    /// bf16 or f16 `[tokens, k]`: SwiGLU's result, then the L2 operand; or codes.
     pub h: Region,
-    /// f32 `[tokens, width]`: SwiGLU's result before it is quantised.
+    /// E4M3 scales of the codes.
+    pub h_block_scales: Region,
+    /// f32 `[tokens, width]`: SwiGLU's result before it is quantised; empty where L1 quantises it itself.
     pub h_f32: Region,
     /// f32 `[tokens]`.
     pub h_scale: Region,
@@ -199,20 +203,23 @@ impl SharedWorkspace {
         tokens: usize,
         regions: &mut Regions,
     ) -> Result<Self> {
-        let SharedKind::Apart { intermediate } = shape.shared else { return Ok(Self::default()) };
-        let (l1, l2) = packed(shape, intermediate);
-        let quantised = options.activations == Activations::Nvfp4;
-        let own = if quantised { tokens } else { 0 };
+        let SharedKind::Apart { intermediate, operands } = shape.shared else { return Ok(Self::default()) };
+        let (l1, l2) = packed(shape, intermediate, operands);
+        let rows = tokens.next_multiple_of(operands.row_tile());
+        let own = if options.activations == Activations::Nvfp4 { rows } else { 0 };
+        let h_f32 = if needs_h_f32(operands, options, shape.limit) { own } else { 0 };
         Ok(Self {
             counts: regions.add("shared rows", 1, 4)?,
             offsets: regions.add("shared offsets", 2, 4)?,
-            row_token: regions.add("token of shared row", tokens, 4)?,
+            row_token: regions.add("token of shared row", rows, 4)?,
             slot_row: regions.add("shared row of token", tokens, 4)?,
-            x: regions.add("shared L1 operand", own * l1.k(), 2)?,
+            x: regions.add("shared L1 operand", own, l1.row_bytes())?,
+            x_block_scales: regions.add("shared L1 block scales", own, l1.row_scale_bytes())?,
             x_scale: regions.add("shared L1 row scales", own, 4)?,
-            h: regions.add("shared L2 operand", tokens * l2.k(), 2)?,
-            h_f32: regions.add("shared SwiGLU results", own * intermediate, 4)?,
-            h_scale: regions.add("shared L2 row scales", tokens, 4)?,
+            h: regions.add("shared L2 operand", rows, l2.row_bytes())?,
+            h_block_scales: regions.add("shared L2 block scales", rows, l2.row_scale_bytes())?,
+            h_f32: regions.add("shared SwiGLU results", h_f32 * intermediate, 4)?,
+            h_scale: regions.add("shared L2 row scales", rows, 4)?,
             maxima: regions.add("shared maxima", 4, 4)?,
             y: regions.add("shared results", tokens * shape.hidden, 4)?,
         })
@@ -225,6 +232,7 @@ pub(super) struct SharedCall<'a> {
     pub(super) at: &'a SharedRegions,
     pub(super) work: &'a SharedWorkspace,
     pub(super) intermediate: usize,
+    pub(super) operands: Operands,
     /// Address of the token count, at most `max_tokens`.
     pub(super) tokens: DevicePtr,
 }
@@ -276,7 +284,7 @@ impl SharedCall<'_> {
             .u32("first_local", 0)
             .u32("local", 0)
             .u32("shared", 1)
-            .u32("tile", ROW_TILE);
+            .u32("tile", self.operands.row_tile() as u32);
         // SAFETY: the caller's.
         unsafe { self.call.launch(grids::one(&sort_slots::LAUNCH), args) }
     }
@@ -287,17 +295,21 @@ impl SharedCall<'_> {
         let options = call.plan.options();
         let own = Operand {
             rows: self.region(self.work.x),
+            block_scales: self.region(self.work.x_block_scales),
             scale: self.region(self.work.x_scale),
             index: DevicePtr::NULL,
         };
         let routed = Operand {
             rows: self.region(call.layout.x),
+            block_scales: DevicePtr::NULL,
             scale: self.region(call.layout.x_scale),
             index: DevicePtr::NULL,
         };
-        // The routed experts' rows are of tokens, unless their scale is the expert's; quantised rows are only for
-        // quantised products.
-        if call.quantised() == quantised && !(quantised && options.act_scale == ActScale::Static) {
+        // The routed experts' rows are of tokens, unless their scale is the expert's or they lie in blocks; quantised rows
+        // are only for quantised products.
+        let blocks = self.operands == Operands::Blocks;
+        let of_experts = blocks || (quantised && options.act_scale == ActScale::Static);
+        if call.quantised() == quantised && !of_experts {
             return Ok(routed);
         }
         let source = rows::Source {
@@ -305,13 +317,15 @@ impl SharedCall<'_> {
             rows: self.tokens,
             max_rows: self.max_tokens(),
             k: shape.hidden,
-            packed: shape.l1(),
+            packed: packed(shape, self.intermediate, self.operands).0,
             stride: shape.hidden,
         };
-        let to = rows::Target { b: own.rows, scale: own.scale };
+        let to = rows::Target { b: own.rows, block_scales: own.block_scales, scale: own.scale };
         // SAFETY: the caller's.
         unsafe {
-            if quantised {
+            if blocks {
+                self.blocks(source, to)?;
+            } else if quantised {
                 let scales = Scales::Constant(self.weights(self.at.scales));
                 rows::nvfp4_bf16(call.queue, source, to, DevicePtr::NULL, scales, call.saturated(0))?;
             } else {
@@ -321,9 +335,39 @@ impl SharedCall<'_> {
         Ok(own)
     }
 
+    /// Its own operand of codes.
+    unsafe fn blocks(&self, source: rows::Source, to: rows::Target) -> Result<()> {
+        let call = self.call;
+        let constant = self.weights(self.at.scales);
+        let act_scale = call.plan.options().act_scale;
+        let scales = match act_scale {
+            ActScale::RowDynamic => Scales::Row,
+            ActScale::TensorDynamic => Scales::Tensor(call.region(call.layout.tensor_scales)),
+            ActScale::Static | ActScale::Warmup => Scales::Constant(constant),
+        };
+        // The routed experts' tokens are these, and counted, if the scale is one for both.
+        let counted = act_scale == ActScale::Warmup && call.io.part != Part::Shared;
+        let saturated = if counted { DevicePtr::NULL } else { call.saturated(0) };
+        let next = match call.quantises_h(self.operands) {
+            true => [self.region(self.work.h_scale), constant.byte_add(4)],
+            false => [DevicePtr::NULL; 2],
+        };
+        let place = rows::Placement {
+            slot_row: DevicePtr::NULL,
+            top_k: 1,
+            shared: false,
+            counts: self.region(self.work.counts),
+            offsets: self.region(self.work.offsets),
+            experts: 1,
+            next,
+        };
+        // SAFETY: the caller's.
+        unsafe { rows::blocks_bf16(call.queue, source, to, place, scales, saturated) }
+    }
+
     unsafe fn l1(&self, quantised: bool) -> Result<()> {
         let (call, shape) = (self.call, self.call.plan.shape());
-        let (l1, l2) = packed(shape, self.intermediate);
+        let (l1, l2) = packed(shape, self.intermediate, self.operands);
         let h = self.region(self.work.h);
         let tiles = (self.intermediate.div_ceil(64) * self.max_tokens().div_ceil(64)) as u32;
         let grid = tiles.min(2 * call.queue.multiprocessors());
@@ -368,10 +412,19 @@ impl SharedCall<'_> {
                 }
                 Product::Nvfp4(weights) => {
                     let operand = self.operand(quantised)?;
-                    let (to, stride, epilogue) = if quantised {
-                        (self.work.h_f32, self.intermediate, Epilogue::SwigluF32)
-                    } else {
+                    let (to, stride, epilogue) = if !quantised {
                         (self.work.h, l2.k(), Epilogue::SwigluBf16)
+                    } else if call.quantises_h(self.operands) {
+                        let to = Quantised {
+                            block_scales: self.region(self.work.h_block_scales),
+                            scale: self.region(self.work.h_scale),
+                            constant: self.weights(self.at.scales).byte_add(4),
+                            saturated: call.saturated(1),
+                            steps: l2.k_units,
+                        };
+                        (self.work.h, 0, Epilogue::SwigluNvfp4(to))
+                    } else {
+                        (self.work.h_f32, self.intermediate, Epilogue::SwigluF32)
                     };
                     let output = Output {
                         to: self.region(to),
@@ -388,7 +441,7 @@ impl SharedCall<'_> {
 
     unsafe fn l2(&self, quantised: bool) -> Result<()> {
         let (call, shape) = (self.call, self.call.plan.shape());
-        let (_, l2) = packed(shape, self.intermediate);
+        let (_, l2) = packed(shape, self.intermediate, self.operands);
         let (h, scale, y) =
             (self.region(self.work.h), self.region(self.work.h_scale), self.region(self.work.y));
         let tiles = (shape.hidden.div_ceil(64) * self.max_tokens().div_ceil(64)) as u32;
@@ -429,7 +482,8 @@ impl SharedCall<'_> {
                         first_tile: 0,
                         tiles: l2.row_tiles,
                     };
-                    let operand = Operand { rows: h, scale, index: DevicePtr::NULL };
+                    let block_scales = self.region(self.work.h_block_scales);
+                    let operand = Operand { rows: h, block_scales, scale, index: DevicePtr::NULL };
                     self.gemm(weights, l2, operand, output, quantised).enqueue(call.queue, Epilogue::Plain)
                 }
             }
@@ -439,7 +493,7 @@ impl SharedCall<'_> {
     /// The L2 operand from SwiGLU's result.
     unsafe fn prepare_h(&self, quantised: bool) -> Result<()> {
         let call = self.call;
-        let (_, l2) = packed(call.plan.shape(), self.intermediate);
+        let (_, l2) = packed(call.plan.shape(), self.intermediate, self.operands);
         let source = rows::Source {
             x: DevicePtr::NULL,
             rows: self.tokens,
@@ -448,7 +502,14 @@ impl SharedCall<'_> {
             packed: l2,
             stride: l2.k(),
         };
-        let to = rows::Target { b: self.region(self.work.h), scale: self.region(self.work.h_scale) };
+        let to = rows::Target {
+            b: self.region(self.work.h),
+            block_scales: self.region(self.work.h_block_scales),
+            scale: self.region(self.work.h_scale),
+        };
+        if quantised && call.quantises_h(self.operands) {
+            return Ok(());
+        }
         // SAFETY: the caller's.
         unsafe {
             if !quantised {
@@ -467,7 +528,18 @@ impl SharedCall<'_> {
                 ActScaleL2::Bound if !call.plan.shape().limit.is_finite() => Scales::Row,
                 ActScaleL2::Bound | ActScaleL2::Static | ActScaleL2::Warmup => constant,
             };
-            rows::nvfp4_f32(call.queue, source, to, DevicePtr::NULL, scales, call.saturated(1))
+            match self.operands {
+                Operands::Fragments => {
+                    rows::nvfp4_f32(call.queue, source, to, DevicePtr::NULL, scales, call.saturated(1))
+                }
+                Operands::Blocks => {
+                    // The count of the list is no larger than the buffers, whatever the device says.
+                    let rows = self.region(self.work.counts);
+                    let max_rows = self.max_tokens().next_multiple_of(self.operands.row_tile());
+                    let source = rows::Source { rows, max_rows, ..source };
+                    rows::blocks_f32(call.queue, source, to, DevicePtr::NULL, scales, call.saturated(1))
+                }
+            }
         }
     }
 
@@ -487,7 +559,7 @@ impl SharedCall<'_> {
         if !(self.call.quantised() && self.at.quantises()) {
             return Ok(());
         }
-        let (_, l2) = packed(self.call.plan.shape(), self.intermediate);
+        let (_, l2) = packed(self.call.plan.shape(), self.intermediate, self.operands);
         let source = rows::Source {
             x: self.region(self.work.h_f32),
             rows: self.tokens,
@@ -524,7 +596,8 @@ impl SharedCall<'_> {
             output,
             fold_alpha: fold,
             limit: self.call.plan.shape().limit,
-            form: self.call.io.form,
+            // A form of the routed experts' products is none of others'.
+            form: self.call.io.form.filter(|_| self.operands == self.call.plan.shape().operands),
             mean_rows: self.max_tokens(),
         }
     }

@@ -2,7 +2,7 @@
 
 use kernels::slots;
 
-use super::shape::{LayerOptions, LayerShape};
+use super::shape::{LayerOptions, LayerShape, Operands};
 use super::shared::SharedWorkspace;
 use super::{Region, Regions};
 use crate::Result;
@@ -14,9 +14,6 @@ use crate::options::{ActScale, ActScaleL2, Activations};
 pub const SLOT_RESULT_BYTES: usize = 320 << 20;
 /// Columns of a chunk are a multiple of this: the rows of the widest CTA tile.
 pub const CHUNK_COLUMNS: usize = 256;
-/// Rows that an expert's segment is padded to.
-pub const ROW_TILE: u32 = 1;
-
 /// Words of counters at the start of a workspace: those of [`Stats`] in its order but for the third
 /// and fourth (invalid slots, foreign slots, non-finite rows, invalid tokens, saturated blocks of L1, of L2), and as many
 /// again for slots that are not asked for (a call for the shared expert alone), of which only the non-finite rows are
@@ -64,15 +61,20 @@ pub struct WorkspaceLayout {
     pub topk_ids: Region,
     /// f32 `[slots]`.
     pub topk_weights: Region,
-    /// f16 `[tokens or rows, k]`: the L1 operand. One row per token, or per expert row where the scale is the expert's.
+    /// The L1 operand. f16 `[tokens or rows, k]`: one row per token, or per expert row where the scale is the expert's; or
+    /// codes of the expert rows, `[rows / 128][steps][4096]` ([`Operands::Blocks`]).
     pub x: Region,
+    /// E4M3 scales of the codes, `[rows / 128][steps][512]`; empty beside f16.
+    pub x_block_scales: Region,
     /// f32 `[tokens or rows]`.
     pub x_scale: Region,
     /// f32 `[tokens]`: NaN where the token's row is not finite (equal to `x_scale` where that is per token).
     pub token_scale: Region,
-    /// bf16 or f16 `[rows, k]`: SwiGLU's result, then the L2 operand.
+    /// bf16 or f16 `[rows, k]`: SwiGLU's result, then the L2 operand; or the operand's codes, as `x`.
     pub h: Region,
-    /// f32 `[rows, I]`: SwiGLU's result before it is quantised.
+    /// As `x_block_scales`.
+    pub h_block_scales: Region,
+    /// f32 `[rows, I]`: SwiGLU's result before it is quantised; empty where L1 quantises it itself ([`quantises_h`]).
     pub h_f32: Region,
     /// f32 `[rows]`.
     pub h_scale: Region,
@@ -90,12 +92,15 @@ impl WorkspaceLayout {
         let mut regions = Regions::new();
         let (slots, rows, groups) = (shape.slots(max_tokens), shape.rows(max_tokens), shape.groups());
         let quantised = options.activations == Activations::Nvfp4;
-        let per_row = quantised && options.act_scale == ActScale::Static;
+        let blocks = shape.operands == Operands::Blocks;
+        let per_row = blocks || (quantised && options.act_scale == ActScale::Static);
         let x_rows = if per_row { rows } else { max_tokens };
         let when = |condition: bool, count: usize| if condition { count } else { 0 };
         let l1_measures = matches!(options.act_scale, ActScale::TensorDynamic | ActScale::Warmup);
         let l2_measures = matches!(options.act_scale_l2, ActScaleL2::TensorDynamic | ActScaleL2::Warmup);
         let tensor = quantised && (l1_measures || l2_measures);
+        let (l1, l2) = (shape.l1(), shape.l2());
+        let h_f32 = quantised && needs_h_f32(shape.operands, options, shape.limit);
         let chunk_columns = chunk_columns(shape.hidden, rows);
         // First, so that every layer finds them in the same place.
         let stats = regions.add("counters", STATS, 4)?;
@@ -112,11 +117,13 @@ impl WorkspaceLayout {
             logits: regions.add("logits", when(shape.router, max_tokens * shape.experts), 4)?,
             topk_ids: regions.add("expert ids", slots, 4)?,
             topk_weights: regions.add("routing weights", when(shape.router, slots), 4)?,
-            x: regions.add("L1 operand", x_rows * shape.l1().k(), 2)?,
+            x: regions.add("L1 operand", x_rows, l1.row_bytes())?,
+            x_block_scales: regions.add("L1 block scales", x_rows, l1.row_scale_bytes())?,
             x_scale: regions.add("L1 row scales", x_rows, 4)?,
             token_scale: regions.add("token scales", when(per_row, max_tokens), 4)?,
-            h: regions.add("L2 operand", rows * shape.l2().k(), 2)?,
-            h_f32: regions.add("SwiGLU results", when(quantised, rows * shape.intermediate), 4)?,
+            h: regions.add("L2 operand", rows, l2.row_bytes())?,
+            h_block_scales: regions.add("L2 block scales", rows, l2.row_scale_bytes())?,
+            h_f32: regions.add("SwiGLU results", when(h_f32, rows * shape.intermediate), 4)?,
             h_scale: regions.add("L2 row scales", rows, 4)?,
             y: regions.add("slot results", rows * chunk_columns, 4)?,
             tensor_scales: regions.add("tensor scales", when(tensor, 4), 4)?,
@@ -134,6 +141,23 @@ impl WorkspaceLayout {
     pub fn regions(&self) -> &Regions {
         &self.regions
     }
+}
+
+/// Whether L1 quantises SwiGLU's results itself, in one pass: their global scale is known beforehand, and the kernels
+/// write operands of codes.
+pub fn quantises_h(operands: Operands, options: &LayerOptions, limit: f32) -> bool {
+    operands == Operands::Blocks
+        && match options.act_scale_l2 {
+            ActScaleL2::Static | ActScaleL2::Warmup => true,
+            ActScaleL2::Bound => limit.is_finite(),
+            ActScaleL2::RowDynamic | ActScaleL2::TensorDynamic => false,
+        }
+}
+
+/// Whether SwiGLU's results are needed in f32: to be quantised by another kernel, or to be measured.
+pub(super) fn needs_h_f32(operands: Operands, options: &LayerOptions, limit: f32) -> bool {
+    let measures = options.act_scale == ActScale::Warmup || options.act_scale_l2 == ActScaleL2::Warmup;
+    measures || !quantises_h(operands, options, limit)
 }
 
 /// As many columns as [`SLOT_RESULT_BYTES`] hold, in equal chunks.
@@ -160,6 +184,7 @@ mod tests {
             local: 0..48,
             top_k: 6,
             shared: SharedKind::None,
+            operands: Operands::Fragments,
             router: true,
             limit: 10.0,
         }

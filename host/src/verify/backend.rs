@@ -1,5 +1,7 @@
 //! The backends that can be verified.
 
+use kernels::launch::Arch;
+
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::error::Error;
@@ -42,7 +44,12 @@ pub struct Candidate {
 
 /// Every backend, usable or not.
 pub fn candidates() -> Vec<Candidate> {
-    vec![Candidate { name: "cpu", backend: Ok(Box::new(Cpu)) }, emulator(), cuda()]
+    vec![
+        Candidate { name: "cpu", backend: Ok(Box::new(Cpu)) },
+        emulator("emulator", Arch::Sm90a),
+        emulator("emulator-sm_100a", Arch::Sm100a),
+        cuda(),
+    ]
 }
 
 fn absent(name: &'static str, why: impl std::fmt::Display) -> Candidate {
@@ -50,16 +57,16 @@ fn absent(name: &'static str, why: impl std::fmt::Display) -> Candidate {
 }
 
 #[cfg(feature = "emulator")]
-fn emulator() -> Candidate {
-    match crate::emulator::EmulatorDevice::new(kernels::launch::Arch::Sm90a) {
-        Ok(device) => Candidate { name: "emulator", backend: Ok(Box::new(Kernels(device))) },
-        Err(error) => absent("emulator", error),
+fn emulator(name: &'static str, arch: Arch) -> Candidate {
+    match crate::emulator::EmulatorDevice::new(arch) {
+        Ok(device) => Candidate { name, backend: Ok(Box::new(Kernels(device))) },
+        Err(error) => absent(name, error),
     }
 }
 
 #[cfg(not(feature = "emulator"))]
-fn emulator() -> Candidate {
-    absent("emulator", "not part of this build: feature `emulator`")
+fn emulator(name: &'static str, _: Arch) -> Candidate {
+    absent(name, "not part of this build: feature `emulator`")
 }
 
 #[cfg(feature = "cuda")]

@@ -5,11 +5,11 @@ use megamoe::cuda::{
     Context, Device, DeviceBuffer, DevicePtr, Graph, KernelSet, MoeLayer, RawStream, Stream, Workspace,
 };
 use megamoe::io::Stats;
-use megamoe::options::Part;
+use megamoe::options::{Activations, Part};
 use megamoe::runtime::plan::{Form, LayerIo, RoutingIo, Tokens};
 use megamoe::runtime::shape::LayerOptions;
 
-use super::{Call, Spec};
+use super::{Call, Spec, forms_of};
 use crate::gpu::Unavailable;
 
 /// What every byte of the outputs holds before a call.
@@ -48,12 +48,9 @@ impl Card {
         self.set.context()
     }
 
-    /// The GEMM forms that it has.
-    pub fn forms(&self) -> &'static [Form] {
-        match self.set.arch() {
-            kernels::launch::Arch::Sm90a => &Form::ALL,
-            kernels::launch::Arch::Sm100a => &[Form::Small, Form::Medium],
-        }
+    /// The GEMM forms that it has for activations.
+    pub fn forms(&self, activations: Activations) -> &'static [Form] {
+        forms_of(self.set.arch(), activations)
     }
 
     /// Loads a layer.

@@ -105,7 +105,7 @@ fn replay_is_eager(card: &Card) -> Check {
         let mut host = HostLayer::load(&device, &spec.weights(), &options).map_err(text("load"))?;
         let mut workspace = card.workspace(&layer, MAX_TOKENS)?;
         let mut buffers = Buffers::new(card, &spec, MAX_TOKENS)?;
-        for &form in card.forms() {
+        for &form in card.forms(options.activations) {
             let io = buffers.io(Some(form));
             // Before any call: nothing is left to be done lazily.
             let graph = capture(card, &layer, &workspace, &io)?;
@@ -131,7 +131,7 @@ fn own_routing(card: &Card) -> Check {
     let layer = card.load(&LAYER, &LayerOptions::default())?;
     let mut workspace = card.workspace(&layer, MAX_TOKENS)?;
     let mut buffers = Buffers::new(card, &LAYER, MAX_TOKENS)?;
-    for &form in card.forms() {
+    for &form in card.forms(Activations::Bf16) {
         let io = buffers.io_routed(Some(form));
         let graph = capture(card, &layer, &workspace, &io)?;
         for tokens in [MAX_TOKENS, 1, 0, 40] {
@@ -150,7 +150,7 @@ fn other_streams(card: &Card) -> Check {
     let mut workspace = card.workspace(&layer, MAX_TOKENS)?;
     let mut buffers = Buffers::new(card, &LAYER, MAX_TOKENS)?;
     let call = Call::new(&LAYER, 77, Routing::Uniform, RowKind::Normal, 5);
-    for &form in card.forms() {
+    for &form in card.forms(Activations::Bf16) {
         let io = buffers.io(Some(form));
         let graph = capture(card, &layer, &workspace, &io)?;
         let want = eager(card, &layer, &mut workspace, &mut buffers, &call, &io)?;
@@ -170,7 +170,7 @@ fn repeats(card: &Card) -> Check {
         let mut workspace = card.workspace(&layer, MAX_TOKENS)?;
         let mut buffers = Buffers::new(card, &spec, MAX_TOKENS)?;
         let call = Call::new(&spec, MAX_TOKENS, Routing::Zipf, RowKind::Normal, 6);
-        for &form in card.forms() {
+        for &form in card.forms(options.activations) {
             let graph = capture(card, &layer, &workspace, &buffers.io(Some(form)))?;
             let first = replay(&graph, &card.stream, &mut workspace, &mut buffers, &call)?;
             for again in 1..REPEATS {
@@ -207,7 +207,7 @@ fn host_and_device_counts(card: &Card) -> Check {
     let layer = card.load(&LAYER, &LayerOptions::default())?;
     let mut workspace = card.workspace(&layer, MAX_TOKENS)?;
     let mut buffers = Buffers::new(card, &LAYER, MAX_TOKENS)?;
-    for &form in card.forms() {
+    for &form in card.forms(Activations::Bf16) {
         for tokens in [0, 1, 33, MAX_TOKENS] {
             let call = Call::new(&LAYER, tokens, Routing::Uniform, RowKind::Normal, 8);
             let io = buffers.io(Some(form));
@@ -274,7 +274,7 @@ fn poisoned_workspace(card: &Card) -> Check {
         let mut workspace = card.workspace(&layer, MAX_TOKENS)?;
         let mut buffers = Buffers::new(card, &spec, MAX_TOKENS)?;
         let call = Call::new(&spec, 100, Routing::Invalid, RowKind::Edges, 10);
-        for &form in card.forms() {
+        for &form in card.forms(options.activations) {
             let io = buffers.io(Some(form));
             let mut first = None;
             for byte in [0xff, 0x00, 0x7f, 0x3c] {
@@ -330,7 +330,7 @@ fn out_of_memory(card: &Card) -> Check {
     let spec = Spec::new(4096, 2048, 8, 6);
     let weights = spec.weights();
     let options = LayerOptions::default();
-    let bytes = MoeLayer::bytes_of(&weights, &options).map_err(text("bytes"))?;
+    let bytes = MoeLayer::bytes_of(&weights, &options, card.set.arch()).map_err(text("bytes"))?;
     // Once as it should be: the driver has what it wants for itself.
     drop(MoeLayer::load(&card.set, &weights, &options).map_err(text("load"))?);
     let start = card.free()?;
@@ -362,7 +362,7 @@ fn calls_allocate_nothing(card: &Card) -> Check {
     let mut workspace = card.workspace(&layer, MAX_TOKENS)?;
     let mut buffers = Buffers::new(card, &LAYER, MAX_TOKENS)?;
     let call = Call::new(&LAYER, 50, Routing::Uniform, RowKind::Normal, 12);
-    for &form in card.forms() {
+    for &form in card.forms(Activations::Bf16) {
         let io = buffers.io(Some(form));
         let graph = capture(card, &layer, &workspace, &io)?;
         // The first calls let the driver set up what it keeps: code, a graph's own launch memory.
@@ -401,7 +401,7 @@ fn linear_replay_is_eager(card: &Card) -> Check {
             let input = DeviceBuffer::from_slice(stream, &x)?;
             let mut count = DeviceBuffer::<u32>::alloc(card.context(), 1)?;
             let mut output = DeviceBuffer::<u16>::alloc(card.context(), MAX_TOKENS * groups * rows)?;
-            for &form in card.forms() {
+            for &form in card.forms(mode.activations()) {
                 let io = LinearIo {
                     rows: input.ptr(),
                     tokens: Tokens::Device(count.ptr()),

@@ -1,6 +1,7 @@
 //! The cases.
 
-use megamoe::options::{ActScale, ActScaleL2, Activations, Part};
+use kernels::launch::Arch;
+use megamoe::options::{ActScale, ActScaleL2, Activations, ForwardOptions, Part, WarmupScales};
 use megamoe::runtime::Device;
 use megamoe::runtime::backend::HostLayer;
 use megamoe::runtime::shape::LayerOptions;
@@ -15,6 +16,8 @@ pub(super) type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
 pub struct Case {
     /// Unique.
     pub name: String,
+    /// The one architecture that an emulator runs it for, if it is about that; a card runs every case.
+    pub emulated_on: Option<Arch>,
     /// What it does.
     pub body: Body,
 }
@@ -93,7 +96,11 @@ impl Cases {
         name: impl std::fmt::Display,
         body: impl FnOnce(&dyn Device) -> Check + Send + 'static,
     ) {
-        self.0.push(Case { name: name.to_string(), body: Box::new(body) });
+        // Hopper has one way for both kinds of rows, and the emulator has no time for it twice.
+        let name = name.to_string();
+        let is_blackwells = name.split('/').next().is_some_and(|group| group.ends_with("+nvfp4"));
+        let emulated_on = is_blackwells.then_some(Arch::Sm100a);
+        self.0.push(Case { name, emulated_on, body: Box::new(body) });
     }
 
     /// A call of the layer against the oracle, in every form.
@@ -154,7 +161,44 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
             Part::All,
         );
     }
+    // The same with NVFP4 rows, which have kernels of their own on Blackwell; policies in turn.
+    let bound = quantised(ActScale::RowDynamic, ActScaleL2::Bound);
+    for &tokens in sizes.tokens {
+        let options = bound.clone();
+        cases.oracle(format!("tokens+nvfp4/{tokens}"), layer, normal(tokens), options, Part::All);
+    }
+    for routing in ROUTINGS {
+        let call = (some, routing, RowKind::Normal);
+        let shared = Spec { shared: Shared::Nvfp4, ..layer };
+        cases.oracle(format!("routing+nvfp4/{routing:?}"), shared, call, bound.clone(), Part::All);
+    }
+    for (&spec, (l1, l2)) in sizes.layers.iter().zip(policies().into_iter().cycle()) {
+        let name =
+            format!("shape+nvfp4/{}x{}x{}x{}", spec.hidden, spec.intermediate, spec.experts, spec.top_k);
+        cases.oracle(name, spec, normal(some), quantised(l1, l2), Part::All);
+    }
     let extreme = Spec { extreme: true, ..layer };
+    cases.oracle("scales+nvfp4/extreme".into(), extreme, normal(some), bound.clone(), Part::All);
+    let apart = Spec { up_over_gate: 0.1, ..layer };
+    cases.oracle("scales+nvfp4/0.1".into(), apart, normal(some), bound, Part::All);
+    for shared in [Shared::Nvfp4, Shared::Nvfp4Wide, Shared::Bf16] {
+        let spec = Spec { shared, ..layer };
+        for (l1, l2) in policies() {
+            for part in [Part::All, Part::Routed, Part::Shared] {
+                // Every policy with every kind (folded ones above), every part with two of them.
+                let wanted = match part {
+                    Part::All => shared != Shared::Nvfp4,
+                    _ => matches!(l1, ActScale::Static | ActScale::Warmup),
+                };
+                if !wanted {
+                    continue;
+                }
+                let name = format!("shared+nvfp4/{shared:?}-{part:?}-{l1:?}-{l2:?}");
+                let call = (some, Routing::Invalid, RowKind::Edges);
+                cases.oracle(name, spec, call, quantised(l1, l2), part);
+            }
+        }
+    }
     cases.oracle("scales/extreme".into(), extreme, normal(some), LayerOptions::default(), Part::All);
     for shared in [Shared::Nvfp4, Shared::Nvfp4Wide, Shared::Bf16] {
         let spec = Spec { shared, ..layer };
@@ -163,16 +207,30 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
             cases.oracle(name, spec, (some, Routing::Invalid, RowKind::Edges), LayerOptions::default(), part);
         }
     }
+    for shared in [Shared::Nvfp4, Shared::Nvfp4Wide] {
+        let spec = Spec { shared, ..layer };
+        cases.add(format!("saturated+nvfp4/{shared:?}"), move |device| saturated(device, &spec, some));
+    }
     for (first, last) in [(0, layer.experts / 2), (layer.experts / 2, layer.experts), (1, 2), (2, 2)] {
         let options = LayerOptions { local_experts: Some(first..last), ..LayerOptions::default() };
         let spec = Spec { shared: Shared::Nvfp4, ..layer };
         let call = (some, Routing::Invalid, RowKind::Normal);
-        cases.oracle(format!("local/{first}..{last}"), spec, call, options, Part::All);
+        cases.oracle(format!("local/{first}..{last}"), spec, call, options.clone(), Part::All);
+        for (l1, l2) in [(ActScale::Static, ActScaleL2::Static), (ActScale::Warmup, ActScaleL2::Bound)] {
+            let options = LayerOptions { local_experts: Some(first..last), ..quantised(l1, l2) };
+            let name = format!("local+nvfp4/{first}..{last}-{l1:?}");
+            cases.oracle(name, spec, call, options, Part::All);
+        }
     }
     cases.add("bits/alone-and-in-a-batch", move |device| alone_and_in_a_batch(device, &layer, some));
-    cases.add("bits/capacity", move |device| capacity(device, &layer, some));
     let repeats = sizes.repeats;
-    cases.add("bits/repeats", move |device| repeated(device, &layer, some, repeats));
+    let row = quantised(ActScale::RowDynamic, ActScaleL2::RowDynamic);
+    for (group, options) in [("bits", LayerOptions::default()), ("bits+nvfp4", row)] {
+        let with = options.clone();
+        cases.add(format!("{group}/capacity"), move |device| capacity(device, &layer, &with, some));
+        cases
+            .add(format!("{group}/repeats"), move |device| repeated(device, &layer, &options, some, repeats));
+    }
     cases.add("warmup/measured", move |device| warmup(device, &layer, some));
     cases.0
 }
@@ -181,10 +239,10 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
 fn alone_and_in_a_batch(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
     let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 77);
     for options in [LayerOptions::default(), quantised(ActScale::RowDynamic, ActScaleL2::Bound)] {
-        for &form in forms(device) {
+        for &form in forms(device, options.activations) {
             let batch = run(device, spec, &call, &options, Part::All, form)?;
             for token in [0, tokens / 2, tokens - 1] {
-                for &alone_form in forms(device) {
+                for &alone_form in forms(device, options.activations) {
                     let alone = run(device, spec, &call.pick(&[token]), &options, Part::All, alone_form)?;
                     let row = token * spec.hidden..(token + 1) * spec.hidden;
                     let same = alone
@@ -205,11 +263,11 @@ fn alone_and_in_a_batch(device: &dyn Device, spec: &Spec, tokens: usize) -> Chec
 }
 
 /// Buffers planned for more tokens than there are give the same bits.
-fn capacity(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
+fn capacity(device: &dyn Device, spec: &Spec, options: &LayerOptions, tokens: usize) -> Check {
     let weights = spec.weights();
     let call = Call::new(spec, tokens, Routing::Uniform, RowKind::Normal, 78);
-    let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
-    for &form in forms(device) {
+    let mut layer = HostLayer::load(device, &weights, options).map_err(|e| e.to_string())?;
+    for &form in forms(device, options.activations) {
         layer.form = Some(form);
         let run = |capacity| layer.forward(&call.input(), Part::All, capacity).map_err(|e| e.to_string());
         let exact = run(0)?;
@@ -221,17 +279,40 @@ fn capacity(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
 }
 
 /// The same call again and again.
-fn repeated(device: &dyn Device, spec: &Spec, tokens: usize, repeats: usize) -> Check {
+fn repeated(
+    device: &dyn Device,
+    spec: &Spec,
+    options: &LayerOptions,
+    tokens: usize,
+    repeats: usize,
+) -> Check {
     let weights = spec.weights();
     let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 79);
-    let mut layer = HostLayer::load(device, &weights, &LayerOptions::default()).map_err(|e| e.to_string())?;
-    for &form in forms(device) {
+    let mut layer = HostLayer::load(device, &weights, options).map_err(|e| e.to_string())?;
+    for &form in forms(device, options.activations) {
         layer.form = Some(form);
         let run = || layer.forward(&call.input(), Part::All, 0).map_err(|e| e.to_string());
         let first = run()?;
         for n in 1..repeats {
             same_bits(&run()?, &first).map_err(|e| format!("{form:?}, repetition {n}: {e}"))?;
         }
+    }
+    Ok(())
+}
+
+/// Constants that the data exceed: saturated blocks are counted as the oracle counts them, of tokens in L1, of rows in L2.
+fn saturated(device: &dyn Device, spec: &Spec, tokens: usize) -> Check {
+    let call = Call::new(spec, tokens, Routing::Invalid, RowKind::Edges, 82);
+    let warmup = WarmupScales { l1: 0.0003, l2_routed: 1e-5, l2_shared: 2e-5 };
+    let options = LayerOptions { warmup: Some(warmup), ..quantised(ActScale::Warmup, ActScaleL2::Warmup) };
+    for part in [Part::All, Part::Routed, Part::Shared] {
+        let forward = ForwardOptions { part, ..options.forward() };
+        let want = megamoe::oracle::forward(&spec.weights(), &call.input(), &forward);
+        let stats = want.map_err(|e| e.to_string())?.stats;
+        if stats.saturated_blocks_l1 == 0 || stats.saturated_blocks_l2 == 0 {
+            return Err(format!("{part:?}: nothing is saturated: {stats:?}"));
+        }
+        against_oracle(device, spec, &call, &options, part)?;
     }
     Ok(())
 }

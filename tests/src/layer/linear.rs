@@ -115,7 +115,7 @@ struct Loaded<'d> {
 impl<'d> Loaded<'d> {
     fn new(device: &'d dyn Device, groups: &[Nvfp4Matrix], mode: LinearMode) -> Result<Self, String> {
         let make = || -> megamoe::Result<Self> {
-            let mut plan = LinearPlan::new(groups, mode)?;
+            let mut plan = LinearPlan::new(groups, mode, device.arch())?;
             let weights = Memory::new(device, plan.bytes())?;
             // SAFETY: memory of that size.
             unsafe { plan.load(groups, device, weights.ptr())? };
@@ -246,7 +246,7 @@ fn check(device: &dyn Device, map: Map, mode: LinearMode, tokens: usize) -> Chec
     let (elements, capacity) = (want.len(), tokens + 5);
     let exact = |count: usize| (count as u32, capacity);
     let mut first: Option<Outputs> = None;
-    for &form in forms(device) {
+    for &form in forms(device, mode.activations()) {
         let got = loaded.run(&x, exact(tokens), false, form, Wanted::Both).map_err(text)?;
         under_the_bar(&format!("{form:?} f32"), &got.output_f32[..elements], &want)?;
         for (i, (v, b)) in got.output_f32[..elements].iter().zip(&got.output).enumerate() {
@@ -264,7 +264,7 @@ fn check(device: &dyn Device, map: Map, mode: LinearMode, tokens: usize) -> Chec
             return Err(format!("{form:?}: other bits than the first form"));
         }
     }
-    let (form, Some(first)) = (forms(device)[0], first) else { return Ok(()) };
+    let (form, Some(first)) = (forms(device, mode.activations())[0], first) else { return Ok(()) };
     // A count that the host gives, one output at a time.
     let host = loaded.run(&x, exact(tokens), true, form, Wanted::Bf16).map_err(text)?;
     if host.output.iter().zip(&first.output).any(|(a, b)| a.to_bits() != b.to_bits()) {
@@ -279,11 +279,12 @@ fn check(device: &dyn Device, map: Map, mode: LinearMode, tokens: usize) -> Chec
 }
 
 /// Counts at the edges: none, more than the buffers hold.
-fn counts(device: &dyn Device, map: Map) -> Check {
+fn counts(device: &dyn Device, map: Map, mode: LinearMode) -> Check {
     let (weights, x) = (weights(map)?, rows(map, 7));
     let text = |e: megamoe::Error| e.to_string();
-    let loaded = Loaded::new(device, &weights, LinearMode::W4A16)?;
-    for &form in forms(device) {
+    let loaded = Loaded::new(device, &weights, mode)?;
+    let forms = forms(device, mode.activations());
+    for &form in forms {
         let none = loaded.run(&x, (0, 7), false, form, Wanted::Both).map_err(text)?;
         if none.output_f32.iter().any(|v| v.to_bits() != u32::MAX) {
             return Err(format!("{form:?}: no tokens, and something was written"));
@@ -294,7 +295,7 @@ fn counts(device: &dyn Device, map: Map) -> Check {
             return Err(format!("{form:?}: a count above the capacity is not capped"));
         }
     }
-    match loaded.run(&x, (8, 7), true, forms(device)[0], Wanted::Both) {
+    match loaded.run(&x, (8, 7), true, forms[0], Wanted::Both) {
         Err(megamoe::Error::Mismatch { .. }) => Ok(()),
         other => Err(format!("8 of 7 tokens: {:?}", other.map(|_| ()))),
     }
@@ -304,7 +305,7 @@ fn counts(device: &dyn Device, map: Map) -> Check {
 pub fn linear_cases(sizes: &LinearSizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, body: Body| {
-        cases.push(Case { name: format!("linear/{name}"), body });
+        cases.push(Case { name: format!("linear/{name}"), emulated_on: None, body });
     };
     for &map in sizes.maps {
         let shape = format!("{}x{}x{}", map.groups, map.cols, map.rows);
@@ -314,7 +315,9 @@ pub fn linear_cases(sizes: &LinearSizes) -> Vec<Case> {
                 add(name, Box::new(move |device| check(device, map, mode, tokens)));
             }
         }
-        add(format!("{shape}/counts"), Box::new(move |device| counts(device, map)));
+        for (mode_name, mode) in &MODES[..2] {
+            add(format!("{shape}/{mode_name}/counts"), Box::new(move |device| counts(device, map, *mode)));
+        }
     }
     cases
 }

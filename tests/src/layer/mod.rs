@@ -13,9 +13,10 @@ mod problem;
 pub mod record;
 pub mod rig;
 
+use kernels::launch::Arch;
 use megamoe::io::LayerOutput;
 use megamoe::metrics::{BAR, Metrics};
-use megamoe::options::{ForwardOptions, Part};
+use megamoe::options::{Activations, ForwardOptions, Part};
 use megamoe::oracle;
 use megamoe::runtime::Device;
 use megamoe::runtime::backend::HostLayer;
@@ -29,11 +30,17 @@ pub use problem::{Call, Random, Routing, RowKind, Shared, Spec};
 /// The result of a case; the error is for people.
 pub type Check = Result<(), String>;
 
-/// The GEMM forms of a device.
-pub fn forms(device: &dyn Device) -> &'static [Form] {
-    match device.arch() {
-        kernels::launch::Arch::Sm90a => &Form::ALL,
-        kernels::launch::Arch::Sm100a => &[Form::Small, Form::Medium],
+/// The GEMM forms of a device for activations.
+pub fn forms(device: &dyn Device, activations: Activations) -> &'static [Form] {
+    forms_of(device.arch(), activations)
+}
+
+/// The GEMM forms of an architecture for activations.
+pub fn forms_of(arch: Arch, activations: Activations) -> &'static [Form] {
+    match (arch, activations) {
+        (Arch::Sm90a, _) => &[Form::Small, Form::Medium, Form::Narrow, Form::Wide],
+        (Arch::Sm100a, Activations::Bf16) => &[Form::Small, Form::Medium],
+        (Arch::Sm100a, Activations::Nvfp4) => &[Form::Single, Form::Pair],
     }
 }
 
@@ -70,11 +77,12 @@ pub fn against_oracle(
     let forward = ForwardOptions { part, ..options.forward() };
     let want = oracle::forward(&weights, &call.input(), &forward).map_err(|e| e.to_string())?;
     let mut first: Option<LayerOutput> = None;
-    for &form in forms(device) {
+    let forms = forms(device, options.activations);
+    for &form in forms {
         let got = run(device, spec, call, &options, part, form)?;
         compare(&got, &want).map_err(|e| format!("{form:?}: {e}"))?;
         if let Some(first) = &first {
-            same_bits(&got, first).map_err(|e| format!("{form:?} against {:?}: {e}", forms(device)[0]))?;
+            same_bits(&got, first).map_err(|e| format!("{form:?} against {:?}: {e}", forms[0]))?;
         }
         first.get_or_insert(got);
     }

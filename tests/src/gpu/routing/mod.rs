@@ -8,6 +8,7 @@ use kernels::launch::{Dims, Geometry, Launch};
 use super::outputs::POISON;
 use super::{Case, Check, Device, Value};
 
+pub mod blocks;
 pub mod combine;
 pub mod dense;
 pub mod logits;
@@ -43,6 +44,7 @@ pub fn cases(scale: Scale) -> Vec<Case> {
     cases.extend(select::cases(scale));
     cases.extend(slots::cases(scale));
     cases.extend(prepare::cases(scale));
+    cases.extend(blocks::cases(scale));
     cases.extend(combine::cases(scale));
     cases.extend(dense::cases(scale));
     cases
@@ -123,6 +125,11 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
 pub fn expect_u32(what: &str, got: &[u8], want: &[u32]) -> Check {
     let got: Vec<u32> = words(got).collect();
     mismatch(what, &got, want, &poison_u32(), |a, b| a == b)
+}
+
+/// Compares bytes.
+pub fn expect_u8(what: &str, got: &[u8], want: &[u8]) -> Check {
+    mismatch(what, got, want, &POISON, |a, b| a == b)
 }
 
 /// Compares u16, bit by bit.

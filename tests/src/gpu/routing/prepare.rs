@@ -27,7 +27,8 @@ pub static AMAX_BF16: &Launch = &rows_amax_bf16::LAUNCH;
 /// Maxima of f32 rows.
 pub static AMAX_F32: &Launch = &rows_amax_f32::LAUNCH;
 
-const NONE: u32 = u32::MAX;
+/// No row.
+pub const NONE: u32 = u32::MAX;
 
 /// Rows and where they are.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +87,8 @@ impl Rows {
     }
 }
 
-fn to_bf16(x: &[f32]) -> Vec<u16> {
+/// The upper halves: values that are exact in bf16.
+pub fn to_bf16(x: &[f32]) -> Vec<u16> {
     // NaN keeps being NaN, and so does the gap.
     x.iter().map(|v| (v.to_bits() >> 16) as u16).collect()
 }
@@ -175,7 +177,8 @@ pub enum Mode {
     TensorShared = 4,
 }
 
-const MODES: [Mode; 5] = [Mode::Row, Mode::Constant, Mode::PerExpert, Mode::Tensor, Mode::TensorShared];
+/// Every one.
+pub const MODES: [Mode; 5] = [Mode::Row, Mode::Constant, Mode::PerExpert, Mode::Tensor, Mode::TensorShared];
 
 /// First rows of five experts, the second and the fourth without rows.
 fn offsets(max_rows: usize) -> [usize; 6] {
