@@ -2,19 +2,19 @@
 //! number of tokens and any K.
 //!
 //! The decode form ([`crate::expert_gemm_small`]) holds all columns of eight tokens; more do not fit beside the rings. Here
-//! the columns of up to [`TOKENS`] tokens come in chunks of [`CHUNK_UNITS`] units, two buffers in turn, and a warp takes
-//! [`TILES`] row tiles through a chunk before the next one, with the accumulators of both in registers. So the tokens are
-//! read from L2 once for [`WARPS`] x [`TILES`] row tiles: 6 % of the weights' bytes at 16 tokens, 11 % at 32.
+//! the columns of up to [`TOKENS`] tokens come in chunks, two buffers in turn, and every warp takes the row tiles of a group,
+//! one or two, through a chunk before the next one, with their accumulators in registers ([`Share`]). So the tokens are read
+//! from L2 once for [`CONSUMERS`] or twice as many row tiles: 12 % of the weights' bytes at 16 tokens, 47 % at 32.
 //!
 //! # Work
 //! As in the decode form: the list of (expert, token tile, row tile) in contiguous shares; inside a block groups of
-//! [`WARPS`] x [`TILES`] row tiles of one token tile. Every element is one chain of `m16n8k16` over ascending k.
+//! row tiles of one token tile. Every element is one chain of `m16n8k16` over ascending k.
 //!
 //! # Data
 //! * Weights: a ring of stages for each warp, refilled by bulk copies in the order of their use: chunk by chunk, and in a
 //!   chunk tile by tile. The rings run on across groups, token tiles and experts.
-//! * Tokens: `full` and `empty` barriers for each buffer. Warp 0 issues the copies of the chunk after next while it
-//!   computes, when every warp has given the buffer back. Scales lie twice, by the parity of the token tile.
+//! * Tokens: `full` and `empty` barriers for each buffer. A warp that does nothing else issues the copies of the next chunk
+//!   when every other one has given the buffer back. Scales lie twice, by the parity of the token tile.
 //!
 //! # Budget
 //! Per warp and k16 step, beside the decode form's 18: an `HMMA` and half an `LDSM` for each further eight tokens. The
@@ -33,16 +33,16 @@ use cuda_std::{bulk, grid, mbarrier};
 
 /// Most tokens of a tile; an expert's rows are split evenly.
 pub const TOKENS: u32 = 32;
+/// Warps that compute.
+pub const CONSUMERS: u32 = 15;
+/// The warp that brings tokens.
+const PRODUCER: u32 = CONSUMERS;
 /// Warps of a block.
-pub const WARPS: u32 = 16;
+pub const WARPS: u32 = CONSUMERS + 1;
 /// Threads of a block.
 pub const THREADS: u32 = 32 * WARPS;
-/// Row tiles that a warp takes through a chunk.
-pub const TILES: usize = 2;
-/// Row tiles of a group.
-const GROUP_TILES: u32 = WARPS * TILES as u32;
-/// Units of 64 columns of a chunk of tokens.
-pub const CHUNK_UNITS: u32 = 8;
+/// Most row tiles that a warp takes through a chunk.
+const MAX_TILES: usize = 2;
 /// Buffers of tokens.
 const BUFFERS: u32 = 2;
 /// Units of a stage.
@@ -53,10 +53,8 @@ const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
 const STAGES: u32 = 4;
 /// Most registers of a thread.
 const REGISTERS: u32 = 128;
-/// Bytes from one token row of a buffer to the next.
-const TOKEN_STRIDE: u32 = CHUNK_UNITS * UNIT_TOKEN_BYTES + TOKEN_GAP;
 /// Bytes of a buffer.
-const BUFFER_BYTES: u32 = TOKENS * TOKEN_STRIDE;
+const BUFFER_BYTES: u32 = Share::NARROW.bytes();
 /// Bytes of the scales of a token tile: f32 of each token, then alpha and alpha of up.
 const SCALE_BYTES: u32 = 4 * TOKENS + 16;
 
@@ -67,20 +65,18 @@ mod at {
     pub const LIST: u32 = 0;
     /// Scales, by parity of the token tile.
     pub const SCALES: u32 = LIST + expert_list::BYTES;
-    /// What warp 0 notes of the tokens.
-    pub const TOKENS: u32 = SCALES + 2 * SCALE_BYTES;
     /// Barriers "buffer is full": an arrival, and the bytes of the rows.
-    pub const FULL: u32 = TOKENS + TOKENS_BYTES;
-    /// Barriers "buffer is empty": an arrival of every warp.
+    pub const FULL: u32 = SCALES + 2 * SCALE_BYTES;
+    /// Barriers "buffer is empty": an arrival of every warp that computes.
     pub const EMPTY: u32 = FULL + BUFFERS * mbarrier::BYTES;
     /// Barriers of the rings.
     pub const RING_BARRIERS: u32 = EMPTY + BUFFERS * mbarrier::BYTES;
     /// The buffers of tokens.
-    pub const BUFFERS_DATA: u32 = (RING_BARRIERS + WARPS * STAGES * mbarrier::BYTES).next_multiple_of(16);
+    pub const BUFFERS_DATA: u32 = (RING_BARRIERS + CONSUMERS * STAGES * mbarrier::BYTES).next_multiple_of(16);
     /// The rings.
     pub const RINGS: u32 = BUFFERS_DATA + BUFFERS * BUFFER_BYTES;
     /// The end.
-    pub const END: u32 = RINGS + WARPS * STAGES * STAGE_BYTES;
+    pub const END: u32 = RINGS + CONSUMERS * STAGES * STAGE_BYTES;
 }
 
 /// Dynamic shared memory of a block.
@@ -89,15 +85,16 @@ pub const SHARED_BYTES: u32 = at::END;
 pub const BOUNDS: LaunchBounds = LaunchBounds::block(THREADS).min_ctas(1);
 
 const _: () = {
+    assert!(Share::WIDE.tiles() as usize == MAX_TILES && Share::NARROW.tiles() == 1);
     assert!(SHARED_BYTES <= 232_448);
-    assert!(
-        at::SCALES.is_multiple_of(16) && SCALE_BYTES.is_multiple_of(16) && TOKENS_BYTES.is_multiple_of(16)
-    );
+    assert!(at::SCALES.is_multiple_of(16) && SCALE_BYTES.is_multiple_of(16));
     assert!(STAGE_BYTES.is_multiple_of(16) && BUFFER_BYTES.is_multiple_of(16));
-    // A 16-byte bank group further in each row: `ldmatrix` is free of conflicts.
-    assert!(TOKEN_STRIDE % 128 == TOKEN_GAP);
+    assert!(Share::WIDE.bytes() <= BUFFER_BYTES && TOKENS <= 32 && STAGES <= 32 && BUFFERS == 2);
     // Stages do not straddle chunks.
-    assert!(CHUNK_UNITS.is_multiple_of(STAGE_UNITS) && TOKENS <= 32 && STAGES <= 32 && BUFFERS == 2);
+    assert!(Share::WIDE.chunk_units().is_multiple_of(STAGE_UNITS));
+    assert!(Share::NARROW.chunk_units().is_multiple_of(STAGE_UNITS));
+    // A 16-byte bank group further in each row: `ldmatrix` is free of conflicts.
+    assert!(Share::WIDE.stride() % 128 == TOKEN_GAP && Share::NARROW.stride() % 128 == TOKEN_GAP);
     assert!(registers_fit(1, WARPS, REGISTERS));
 };
 
@@ -107,6 +104,56 @@ launches! { BOUNDS, SHARED_BYTES, Geometry::Fixed;
 /// Dimensions on a device of `sms` multiprocessors: one block each. Any grid from one block on gives the same bits.
 pub const fn dims(sms: u32) -> Dims {
     Dims { grid: [sms, 1, 1], block: [THREADS, 1, 1], shared_bytes: SHARED_BYTES }
+}
+
+/// How a token tile is shared out, by the groups of eight tokens that fit: twice as many groups, half as many row tiles for a
+/// warp and half as many columns in a chunk. So accumulators and buffers have one size.
+#[derive(Clone, Copy)]
+struct Share {
+    /// Logarithm of the number of groups: what keeps this small in registers.
+    shift: u32,
+}
+
+impl Share {
+    /// Up to 16 tokens: two row tiles, chunks of 16 units.
+    const WIDE: Share = Share { shift: 1 };
+    /// Up to 32 tokens: one row tile, chunks of 8 units.
+    const NARROW: Share = Share { shift: 2 };
+
+    /// The one for `tokens` tokens.
+    #[inline(always)]
+    const fn of(tokens: u32) -> Share {
+        if tokens <= Self::WIDE.groups() * GROUP_TOKENS { Self::WIDE } else { Self::NARROW }
+    }
+
+    /// Groups of eight tokens that fit.
+    #[inline(always)]
+    const fn groups(self) -> u32 {
+        1 << self.shift
+    }
+
+    /// Row tiles that a warp takes through a chunk.
+    #[inline(always)]
+    const fn tiles(self) -> u32 {
+        4 >> self.shift
+    }
+
+    /// Units of 64 columns of a chunk.
+    #[inline(always)]
+    const fn chunk_units(self) -> u32 {
+        32 >> self.shift
+    }
+
+    /// Bytes from one token row of a buffer to the next.
+    #[inline(always)]
+    const fn stride(self) -> u32 {
+        self.chunk_units() * UNIT_TOKEN_BYTES + TOKEN_GAP
+    }
+
+    /// Bytes of a buffer.
+    const fn bytes(self) -> u32 {
+        self.groups() * GROUP_TOKENS * self.stride()
+    }
 }
 
 /// The groups of a block's share, in order.
@@ -142,9 +189,9 @@ impl Walk {
 
     /// Row tiles of warp `warp` in the group.
     #[inline(always)]
-    fn own(&self, warp: u32) -> u32 {
-        let tiles = self.tiles().min(GROUP_TILES);
-        if tiles > warp { (tiles - warp).div_ceil(WARPS) } else { 0 }
+    fn own(&self, warp: u32, share: Share) -> u32 {
+        let tiles = self.tiles().min(share.tiles() * CONSUMERS);
+        u32::from(tiles > warp) + u32::from(tiles > warp + CONSUMERS)
     }
 
     /// To the next group; false at the end.
@@ -152,8 +199,8 @@ impl Walk {
     /// # Safety
     /// The list is built, and the walk not at its end.
     #[inline(always)]
-    unsafe fn next(&mut self) -> bool {
-        let step = self.tiles().min(GROUP_TILES);
+    unsafe fn next(&mut self, share: Share) -> bool {
+        let step = self.tiles().min(share.tiles() * CONSUMERS);
         self.left -= step;
         self.tile += step;
         if self.left == 0 {
@@ -189,6 +236,8 @@ impl Walk {
 struct Fetch {
     walk: Walk,
     warp: u32,
+    /// That of the group's token tile.
+    share: Share,
     /// Row tiles of the warp in the group, and the current one.
     own: u32,
     tile: u32,
@@ -206,17 +255,18 @@ impl Fetch {
     /// As [`Walk::next`].
     #[inline(always)]
     unsafe fn new(gemm: &Gemm, walk: Walk, warp: u32) -> Self {
-        let mut new =
-            Self { walk, warp, own: walk.own(warp), tile: 0, chunk: 0, from: gemm.weights, units: 0 };
         // SAFETY: the caller's duty.
         unsafe {
-            if new.own != 0 {
+            let share = Share::of(walk.token_tile().tokens);
+            let own = walk.own(warp, share);
+            let mut new = Self { walk, warp, share, own, tile: 0, chunk: 0, from: gemm.weights, units: 0 };
+            if own != 0 {
                 new.start(gemm);
             } else {
                 new.next_group(gemm);
             }
+            new
         }
-        new
     }
 
     /// # Safety
@@ -226,12 +276,12 @@ impl Fetch {
         // SAFETY: the caller's duty; a row tile of the weights.
         unsafe {
             let expert = self.walk.list.entry(self.walk.entry).expert;
-            let row_tile = gemm.first_tile + self.walk.tile + self.tile * WARPS + self.warp;
+            let row_tile = gemm.first_tile + self.walk.tile + self.tile * CONSUMERS + self.warp;
             let tile = u64::from(expert * gemm.row_tiles + row_tile);
             let unit = tile * u64::from(gemm.k_units) + u64::from(self.chunk);
             self.from = gemm.weights.add((unit * UNIT_BYTES as u64) as usize);
         }
-        self.units = (gemm.k_units - self.chunk).min(CHUNK_UNITS);
+        self.units = (gemm.k_units - self.chunk).min(self.share.chunk_units());
     }
 
     /// To the warp's first tile of the next group that has one; leaves `units` at 0 if there is none.
@@ -242,8 +292,9 @@ impl Fetch {
     unsafe fn next_group(&mut self, gemm: &Gemm) {
         // SAFETY: the caller's duty.
         unsafe {
-            while self.walk.next() {
-                self.own = self.walk.own(self.warp);
+            while self.walk.next(self.share) {
+                self.share = Share::of(self.walk.token_tile().tokens);
+                self.own = self.walk.own(self.warp, self.share);
                 if self.own != 0 {
                     self.start(gemm);
                     return;
@@ -275,7 +326,7 @@ impl Fetch {
                 self.tile += 1;
                 if self.tile == self.own {
                     self.tile = 0;
-                    self.chunk += CHUNK_UNITS;
+                    self.chunk += self.share.chunk_units();
                     if self.chunk >= gemm.k_units {
                         self.chunk = 0;
                         self.next_group(gemm);
@@ -288,145 +339,66 @@ impl Fetch {
     }
 }
 
-/// The tokens that warp 0 still has to fetch: chunk by chunk, for every group. They lie in shared memory, because the
-/// registers of all warps would have to hold them.
-#[derive(Clone, Copy)]
-struct Tokens {
-    /// Address of [`TOKENS_BYTES`] bytes.
-    address: u32,
-    list: ExpertList<TOKENS>,
-    tile_count: u32,
-}
-
-/// The walk, and six words more.
-const TOKENS_WORDS: u32 = 12;
-/// Words, then the row of `b` of each lane.
-const TOKENS_BYTES: u32 = 4 * (TOKENS_WORDS + 32);
-
-/// What [`Tokens`] holds besides the rows.
-#[derive(Clone, Copy)]
-struct TokensState {
-    walk: Walk,
-    /// First unit of the next chunk.
-    chunk: u32,
-    /// 1 if there is a next chunk.
-    more: u32,
-    /// 1 if the group is the first one of its token tile.
-    fresh: u32,
-    /// Which scales are its.
-    scales: u32,
-    /// Rows of the token tile.
-    tokens: u32,
-    /// Buffer of the next chunk, and the parity of its "empty" phase in bit 1.
-    buffer: u32,
-}
-
-impl Tokens {
-    /// At the first group of the walk.
-    ///
-    /// # Safety
-    /// The whole of warp 0, which alone uses the words.
-    #[inline(always)]
-    unsafe fn start(self, walk: Walk) {
-        let state = TokensState { walk, chunk: 0, more: 1, fresh: 1, scales: 0, tokens: 0, buffer: 2 };
-        // SAFETY: the caller's duty.
-        unsafe { self.store(state) }
-    }
-
-    /// # Safety
-    /// As [`Self::start`].
-    #[inline(always)]
-    unsafe fn store(self, state: TokensState) {
-        let walk = state.walk;
-        // SAFETY: the caller's duty.
-        unsafe {
-            warp::sync_warp(warp::FULL);
-            if warp::lane_id() == 0 {
-                shared::store_v4(self.address, [walk.token_tile, walk.entry, walk.tile, walk.left]);
-                shared::store_v4(self.address + 16, [state.chunk, state.more, state.fresh, state.scales]);
-                shared::store_v2(self.address + 32, [state.tokens, state.buffer]);
-            }
-            warp::sync_warp(warp::FULL);
-        }
-    }
-
-    /// # Safety
-    /// As [`Self::start`], which has been called.
-    #[inline(always)]
-    unsafe fn load(self) -> TokensState {
-        // SAFETY: the caller's duty.
-        unsafe {
-            let [token_tile, entry, tile, left] = shared::load_v4(self.address);
-            let [chunk, more, fresh, scales] = shared::load_v4(self.address + 16);
-            let [tokens, buffer] = shared::load_v2(self.address + 32);
-            let walk = Walk { list: self.list, token_tile, entry, tile, left, tile_count: self.tile_count };
-            TokensState { walk, chunk, more, fresh, scales, tokens, buffer }
-        }
-    }
-
-    /// Issues the copies of the next chunk when its buffer is free.
-    ///
-    /// # Safety
-    /// As [`Self::load`]; rows and scales are complete; barriers are live.
-    #[inline(always)]
-    unsafe fn issue_warp(self, gemm: &Gemm, base: u32) {
-        // SAFETY: rows of `b`; a buffer is written when every warp has given it back, and scales when every warp is done
-        // with the token tile before the last: its last chunk is given back after its results are stored.
-        unsafe {
-            let mut state = self.load();
-            if state.more == 0 {
-                return;
-            }
-            let lane = warp::lane_id();
-            let row_at = self.address + 4 * (TOKENS_WORDS + lane);
-            let (mut scale, mut alphas) = (0.0, [0.0; 2]);
-            if state.fresh != 0 {
-                let tile = state.walk.token_tile();
-                let own = (tile.row + lane.min(tile.tokens - 1)) as usize;
-                let row = if gemm.row_token.is_null() { own as u32 } else { *gemm.row_token.add(own) };
-                shared::store_u32(row_at, row);
-                state.tokens = tile.tokens;
-                scale = *gemm.b_scale.add(row as usize);
-                let up = if gemm.alpha_up.is_null() { gemm.alpha } else { gemm.alpha_up };
-                alphas = [*gemm.alpha.add(tile.expert as usize), *up.add(tile.expert as usize)];
-            }
-            let buffer = state.buffer & 1;
-            let full = base + at::FULL + buffer * mbarrier::BYTES;
-            mbarrier::wait_parity(base + at::EMPTY + buffer * mbarrier::BYTES, state.buffer >> 1);
-            warp::sync_warp(warp::FULL);
-            let bytes = (gemm.k_units - state.chunk).min(CHUNK_UNITS) * UNIT_TOKEN_BYTES;
-            // A copy may end before the arrival: the phase can not.
-            if lane < state.tokens {
-                let to = base + at::BUFFERS_DATA + buffer * BUFFER_BYTES + lane * TOKEN_STRIDE;
-                let row = u64::from(shared::load_u32(row_at)) * u64::from(gemm.k_units);
-                let from = (row + u64::from(state.chunk)) * u64::from(UNIT_TOKEN_BYTES);
-                bulk::load(to, gemm.b.cast::<u8>().add(from as usize), bytes, full);
-            }
-            if state.fresh != 0 {
-                let to = base + at::SCALES + state.scales * SCALE_BYTES;
-                shared::store_u32(to + 4 * lane, scale.to_bits());
-                if lane == 0 {
-                    shared::store_v2(to + 4 * TOKENS, alphas.map(f32::to_bits));
+/// Brings the tokens of all groups, chunk by chunk, each when its buffer is free.
+///
+/// # Safety
+/// The whole of the producer, and no other warp; `walk` is at the share's first group; rows and scales are complete;
+/// barriers are live.
+#[inline(always)]
+unsafe fn produce_warp(gemm: &Gemm, base: u32, mut walk: Walk) {
+    let lane = warp::lane_id();
+    let (mut buffer, mut parity) = (0, 1);
+    // SAFETY: rows of `b`; a buffer is written when every warp has given it back, and scales when every warp is done with
+    // the token tile before the last: its last chunk is given back after its results are stored.
+    unsafe {
+        loop {
+            // A token tile: the lane's row, and the scales.
+            let tile = walk.token_tile();
+            let share = Share::of(tile.tokens);
+            let own = (tile.row + lane.min(tile.tokens - 1)) as usize;
+            let row = if gemm.row_token.is_null() { own } else { *gemm.row_token.add(own) as usize };
+            let from = gemm.b.cast::<u8>().add(row * (gemm.k_units * UNIT_TOKEN_BYTES) as usize);
+            let scale = *gemm.b_scale.add(row);
+            let up = if gemm.alpha_up.is_null() { gemm.alpha } else { gemm.alpha_up };
+            let alphas = [*gemm.alpha.add(tile.expert as usize), *up.add(tile.expert as usize)];
+            let token_tile = walk.token_tile;
+            let mut fresh = true;
+            loop {
+                // A group.
+                let mut chunk = 0;
+                while chunk < gemm.k_units {
+                    let full = base + at::FULL + buffer * mbarrier::BYTES;
+                    mbarrier::wait_parity(base + at::EMPTY + buffer * mbarrier::BYTES, parity);
+                    warp::sync_warp(warp::FULL);
+                    let bytes = (gemm.k_units - chunk).min(share.chunk_units()) * UNIT_TOKEN_BYTES;
+                    // A copy may end before the arrival: the phase can not.
+                    if lane < tile.tokens {
+                        let to = base + at::BUFFERS_DATA + buffer * BUFFER_BYTES + lane * share.stride();
+                        bulk::load(to, from.add((chunk * UNIT_TOKEN_BYTES) as usize), bytes, full);
+                    }
+                    if fresh {
+                        let to = base + at::SCALES + token_tile % 2 * SCALE_BYTES;
+                        shared::store_u32(to + 4 * lane, scale.to_bits());
+                        if opaque(lane == 0) {
+                            shared::store_v2(to + 4 * TOKENS, alphas.map(f32::to_bits));
+                        }
+                        fresh = false;
+                    }
+                    warp::sync_warp(warp::FULL);
+                    if warp::elect(warp::FULL) {
+                        mbarrier::arrive_expect_tx(full, tile.tokens * bytes);
+                    }
+                    parity ^= buffer;
+                    buffer ^= 1;
+                    chunk += share.chunk_units();
+                }
+                if !walk.next(share) {
+                    return;
+                }
+                if walk.token_tile != token_tile {
+                    break;
                 }
             }
-            warp::sync_warp(warp::FULL);
-            if warp::elect(warp::FULL) {
-                mbarrier::arrive_expect_tx(full, state.tokens * bytes);
-            }
-            state.fresh = 0;
-            // The other buffer; behind the second one the other parity.
-            state.buffer ^= 1 | buffer << 1;
-            state.chunk += CHUNK_UNITS;
-            if state.chunk >= gemm.k_units {
-                state.chunk = 0;
-                let last = state.walk.token_tile;
-                state.more = u32::from(state.walk.next());
-                if state.walk.token_tile != last {
-                    state.fresh = 1;
-                    state.scales ^= 1;
-                }
-            }
-            self.store(state);
         }
     }
 }
@@ -438,18 +410,12 @@ struct Warp<'a> {
     lane: u32,
     index: u32,
     base: u32,
-    /// Its ring and that one's barriers.
-    ring: u32,
-    barriers: u32,
-    /// Next stage, and the parity of its use.
+    /// Next stage, counted in the rings of all warps, and the parity of its use.
     slot: u32,
     parity: u32,
     fetch: Fetch,
-    /// Used by warp 0 alone.
-    tokens: Tokens,
-    /// Buffer of the next chunk of tokens, and the parity of its use.
-    buffer: u32,
-    buffer_parity: u32,
+    /// Chunks of tokens so far: the buffer is its lowest bit, the parity of its use the next one.
+    chunks: u32,
 }
 
 impl Warp<'_> {
@@ -464,8 +430,8 @@ impl Warp<'_> {
         // SAFETY: the caller's duty; a stage is read between its "full" phase and its refill.
         unsafe {
             while left != 0 {
-                let barrier = self.barriers + self.slot * mbarrier::BYTES;
-                let stage = self.ring + self.slot * STAGE_BYTES;
+                let barrier = self.base + at::RING_BARRIERS + self.slot * mbarrier::BYTES;
+                let stage = self.base + at::RINGS + self.slot * STAGE_BYTES;
                 mbarrier::wait_parity(barrier, self.parity);
                 warp::sync_warp(warp::FULL);
                 let mut codes = stage + 16 * self.lane;
@@ -494,8 +460,8 @@ impl Warp<'_> {
                 warp::sync_warp(warp::FULL);
                 self.fetch.issue_warp(self.gemm, stage, barrier);
                 self.slot += 1;
-                if self.slot == STAGES {
-                    self.slot = 0;
+                if self.slot == (self.index + 1) * STAGES {
+                    self.slot -= STAGES;
                     self.parity ^= 1;
                 }
             }
@@ -507,17 +473,18 @@ impl Warp<'_> {
     /// # Safety
     /// The whole warp calls it, in order of the groups; `walk` is at the group.
     #[inline(always)]
-    unsafe fn group<const G: usize, E: Epilogue>(
+    unsafe fn group<const G: usize, const R: usize, E: Epilogue>(
         &mut self,
         walk: &Walk,
         tile: TokenTile,
-        scales: u32,
         epilogue: &E,
     ) {
-        let own = walk.own(self.index);
-        let mut acc = [[[0.0; 4]; G]; TILES];
+        // `Share::of(tile.tokens)`, as a constant.
+        let share = const { Share { shift: G.ilog2() } };
+        let own = walk.own(self.index, share);
+        let mut acc = [[[0.0; 4]; G]; R];
         // A column without a token reads a row that is there: columns do not mix, and what they hold is not stored.
-        let row = |g: u32| (GROUP_TOKENS * g + self.lane % 8).min(tile.tokens - 1) * TOKEN_STRIDE;
+        let row = |g: u32| (GROUP_TOKENS * g + self.lane % 8).min(tile.tokens - 1) * share.stride();
         let mut rows = [0; G];
         let mut g = 0;
         while g < G {
@@ -529,41 +496,29 @@ impl Warp<'_> {
         // the epilogue's.
         unsafe {
             loop {
-                let barrier = self.buffer * mbarrier::BYTES;
-                mbarrier::wait_parity(self.base + at::FULL + barrier, self.buffer_parity);
+                let buffer = self.chunks % BUFFERS;
+                let barrier = buffer * mbarrier::BYTES;
+                mbarrier::wait_parity(self.base + at::FULL + barrier, self.chunks / BUFFERS % 2);
                 warp::sync_warp(warp::FULL);
-                let units = (self.gemm.k_units - chunk).min(CHUNK_UNITS);
-                let b = offset(rows, self.buffer * BUFFER_BYTES);
+                let units = (self.gemm.k_units - chunk).min(share.chunk_units());
+                let b = offset(rows, buffer * BUFFER_BYTES);
                 let mut t = 0;
-                while t < TILES {
+                while t < R {
                     if (t as u32) < own {
                         self.multiply::<G>(&mut acc[t], b, units);
                     }
-                    // When the others have had time to give back the buffer before this one.
-                    if t == 0 && self.index == 0 {
-                        self.issue_tokens();
-                    }
                     t += 1;
                 }
-                chunk += CHUNK_UNITS;
-                self.buffer_parity ^= self.buffer;
-                self.buffer ^= 1;
+                chunk += share.chunk_units();
+                self.chunks += 1;
                 if chunk >= self.gemm.k_units {
-                    self.store::<G, E>(walk, &acc, own, tile, scales, epilogue);
+                    self.store::<G, R, E>(walk, &acc, own, tile, epilogue);
                     self.release(barrier);
                     return;
                 }
                 self.release(barrier);
             }
         }
-    }
-
-    /// # Safety
-    /// As [`Tokens::issue_warp`].
-    #[inline(always)]
-    unsafe fn issue_tokens(&self) {
-        // SAFETY: the caller's duty.
-        unsafe { self.tokens.issue_warp(self.gemm, self.base) }
     }
 
     /// Gives a buffer of tokens back.
@@ -584,23 +539,22 @@ impl Warp<'_> {
     /// # Safety
     /// As [`Self::group`]; the scales are written.
     #[inline(always)]
-    unsafe fn store<const G: usize, E: Epilogue>(
+    unsafe fn store<const G: usize, const R: usize, E: Epilogue>(
         &self,
         walk: &Walk,
-        acc: &[[[f32; 4]; G]; TILES],
+        acc: &[[[f32; 4]; G]; R],
         own: u32,
         tile: TokenTile,
-        scales: u32,
         epilogue: &E,
     ) {
-        let at = self.base + at::SCALES + scales * SCALE_BYTES;
+        let at = self.base + at::SCALES + walk.token_tile % 2 * SCALE_BYTES;
         let mut t = 0;
-        while t < TILES {
+        while t < R {
             let mut g = 0;
             while g < G {
                 let first = GROUP_TOKENS * g as u32;
                 if (t as u32) < own && first < tile.tokens {
-                    let row_tile = walk.tile + t as u32 * WARPS + self.index;
+                    let row_tile = walk.tile + t as u32 * CONSUMERS + self.index;
                     let tokens = (tile.tokens - first).min(GROUP_TOKENS);
                     let scales = Scales { tokens: at + 4 * first, alphas: at + 4 * TOKENS };
                     // SAFETY: rows and columns of the output.
@@ -642,12 +596,12 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         let base = shared::dynamic();
         let barriers = base + at::RING_BARRIERS + index * STAGES * mbarrier::BYTES;
         let ring = base + at::RINGS + index * STAGES * STAGE_BYTES;
-        if lane < STAGES {
+        if index < CONSUMERS && lane < STAGES {
             mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
         }
         if thread::thread_idx_x() < BUFFERS {
             mbarrier::init(base + at::FULL + lane * mbarrier::BYTES, 1);
-            mbarrier::init(base + at::EMPTY + lane * mbarrier::BYTES, WARPS);
+            mbarrier::init(base + at::EMPTY + lane * mbarrier::BYTES, CONSUMERS);
         }
         mbarrier::fence_init();
 
@@ -681,6 +635,13 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             left,
             tile_count: gemm.tile_count,
         };
+        // The same for a whole warp, so each takes one arm.
+        if index == PRODUCER {
+            grid::wait_for_dependencies();
+            grid::launch_dependents();
+            produce_warp(gemm, base, walk);
+            return;
+        }
         let mut fetch = Fetch::new(gemm, walk, index);
         let mut slot = 0;
         while slot < STAGES {
@@ -691,38 +652,19 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         grid::wait_for_dependencies();
         grid::launch_dependents();
 
-        let mut me = Warp {
-            gemm,
-            table,
-            lane,
-            index,
-            base,
-            ring,
-            barriers,
-            slot: 0,
-            parity: 0,
-            fetch,
-            tokens: Tokens { address: base + at::TOKENS, list, tile_count: gemm.tile_count },
-            buffer: 0,
-            buffer_parity: 0,
-        };
-        if index == 0 {
-            me.tokens.start(walk);
-            me.issue_tokens();
-        }
-        let mut scales = 0;
+        let mut me =
+            Warp { gemm, table, lane, index, base, slot: index * STAGES, parity: 0, fetch, chunks: 0 };
         loop {
             let tile = walk.token_tile();
-            if tile.tokens <= 2 * GROUP_TOKENS {
-                me.group::<2, E>(&walk, tile, scales, epilogue);
+            let share = Share::of(tile.tokens);
+            if share.shift == Share::WIDE.shift {
+                me.group::<{ Share::WIDE.groups() as usize }, MAX_TILES, E>(&walk, tile, epilogue);
             } else {
-                me.group::<4, E>(&walk, tile, scales, epilogue);
+                me.group::<{ Share::NARROW.groups() as usize }, 1, E>(&walk, tile, epilogue);
             }
-            let last = walk.token_tile;
-            if !walk.next() {
+            if !walk.next(share) {
                 return;
             }
-            scales ^= u32::from(walk.token_tile != last);
         }
     }
 }

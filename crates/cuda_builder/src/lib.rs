@@ -32,6 +32,7 @@ pub mod module;
 pub mod ptx;
 pub mod ptx_edit;
 pub mod ptxas;
+pub mod sass;
 pub mod toolchain;
 pub mod tools;
 

@@ -11,6 +11,7 @@ use crate::digest::{self, Header};
 use crate::lint::AllowList;
 use crate::ptxas::{self, Report};
 use crate::toolchain::{CompilerVersion, Search, Toolchain};
+use crate::tools::Tool;
 use crate::{Arch, BuiltModule, CudaBuilder, CudaBuilderError};
 use std::path::{Path, PathBuf};
 
@@ -138,7 +139,15 @@ pub fn fresh_module(
     builder.build_module()
 }
 
-/// Assembles the committed PTX of every architecture and reports registers, memory and spills.
+/// Assembles the committed PTX of every architecture and reports registers, memory, spills and, where there is a
+/// `cuobjdump`, the instructions of the tensor cores. The cubins stay in `target/cubin`.
 pub fn report(root: &Path) -> Result<Vec<Report>, CudaBuilderError> {
-    Arch::ALL.into_iter().map(|arch| ptxas::assemble(root, &ptx_path(root, arch), arch, None)).collect()
+    let folder = root.join("target/cubin");
+    std::fs::create_dir_all(&folder).map_err(CudaBuilderError::io("creating", &folder))?;
+    let of = |arch: Arch| {
+        let cubin = folder.join(format!("{arch}.cubin"));
+        let report = ptxas::assemble(root, &ptx_path(root, arch), arch, Some(&cubin))?;
+        if Tool::Cuobjdump.find(root).is_ok() { report.with_mma(root, &cubin) } else { Ok(report) }
+    };
+    Arch::ALL.into_iter().map(of).collect()
 }

@@ -1,5 +1,6 @@
 //! Assembling a module with `ptxas` and reading what it says about registers, memory and spills.
 
+use crate::sass::{self, Forms};
 use crate::tools::Tool;
 use crate::{Arch, CudaBuilderError};
 use std::fmt;
@@ -23,6 +24,8 @@ pub struct EntryReport {
     pub spill_stores: u32,
     /// Bytes per thread loaded by spills.
     pub spill_loads: u32,
+    /// Its products on the tensor cores, in machine code; empty where nobody looked.
+    pub mma: Forms,
 }
 
 impl EntryReport {
@@ -50,11 +53,13 @@ impl fmt::Display for Report {
         writeln!(f, "{} (ptxas {})", self.arch, self.ptxas)?;
         let width = self.entries.iter().map(|e| e.name.len()).max().unwrap_or(0);
         for e in &self.entries {
-            writeln!(
+            write!(
                 f,
                 "  {:width$}  {:>3} registers  {:>2} barriers  {:>6} B shared  {:>4} B stack  spills {} B / {} B",
                 e.name, e.registers, e.barriers, e.shared_bytes, e.stack_bytes, e.spill_stores, e.spill_loads
             )?;
+            e.mma.iter().try_for_each(|(form, count)| write!(f, "  {count} {form}"))?;
+            writeln!(f)?;
         }
         self.warnings.iter().try_for_each(|w| writeln!(f, "  {w}"))
     }
@@ -89,6 +94,17 @@ pub fn assemble(
         .to_string();
     let (entries, warnings) = parse(&stderr);
     Ok(Report { arch, ptxas: version, entries, warnings })
+}
+
+impl Report {
+    /// Adds what `cuobjdump` finds in the machine code of this report.
+    pub fn with_mma(mut self, root: &Path, cubin: &Path) -> Result<Self, CudaBuilderError> {
+        let mut forms = sass::mma_forms(root, cubin)?;
+        for entry in &mut self.entries {
+            entry.mma = forms.remove(&entry.name).unwrap_or_default();
+        }
+        Ok(self)
+    }
 }
 
 /// Reads ptxas's `-v` output.
@@ -157,6 +173,7 @@ ptxas info    : Used 122 registers, used 2 barriers
             stack_bytes: 512,
             spill_stores: 8,
             spill_loads: 16,
+            ..Default::default()
         };
         assert!(clean.is_clean() && !spilled.is_clean());
         assert_eq!(entries, [clean, spilled]);
