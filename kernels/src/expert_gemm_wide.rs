@@ -8,8 +8,8 @@
 //! |---|---|---|
 //! | [`tiles`] | all | the tiles of a block, dealt round-robin over the grid |
 //! | [`loader`] | every warp | its own weights by bulk copies, its share of the token rows by 16-byte `cp.async` |
-//! | [`consumer`] | both warpgroups | a tile: loop over K, epilogue by [`output`] |
-//! | [`stepped`] | | the loop over K: expansion and wgmma |
+//! | [`consumer`] | every warpgroup | a tile: loop over K, epilogue by [`output`] |
+//! | [`stepped`], [`grouped`] | | the loop over K: expansion and wgmma |
 //!
 //! A stage of the ring ([`layout`]) is one or two k units (64 columns each): the units of the block's row tiles and the
 //! same columns of its tokens. There is no warp that only brings: with a ninth one an SM's sub-partition would hold three,
@@ -49,6 +49,7 @@ use cuda_std::{grid, mbarrier};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
+pub mod grouped;
 pub mod layout;
 pub mod loader;
 pub mod notes;
@@ -56,7 +57,7 @@ pub mod output;
 pub mod stepped;
 pub mod tiles;
 
-use layout::{Form, Narrow, THREADS, WARPS, Wide};
+use layout::{Form, Narrow, Quad, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
@@ -145,7 +146,7 @@ pub const ARGS_PLAIN_F32: &[Arg] = args!(Arg::input("alpha", "f32 [experts]: glo
 /// Launch bounds of a form.
 const fn bounds<F: Form>() -> LaunchBounds {
     let () = F::FITS;
-    LaunchBounds::block(THREADS).max_registers(F::REGISTERS)
+    LaunchBounds::block(F::THREADS).max_registers(F::REGISTERS)
 }
 
 const fn launch<F: Form>(name: &'static str, args: &'static [Arg]) -> Launch {
@@ -161,13 +162,13 @@ const fn launch<F: Form>(name: &'static str, args: &'static [Arg]) -> Launch {
 
 /// Dimensions on a device of `sms` multiprocessors. Any grid from one block on gives the same bits.
 pub const fn dims<F: Form>(sms: u32) -> Dims {
-    Dims { grid: [F::BLOCKS_PER_SM * sms, 1, 1], block: [THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
+    Dims { grid: [F::BLOCKS_PER_SM * sms, 1, 1], block: [F::THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
 }
 
 /// The whole kernel.
 ///
 /// # Safety
-/// All threads of a block of [`THREADS`] with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
+/// All threads of a block of `F::THREADS` with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
 /// entries demand.
 #[inline(always)]
 unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
@@ -179,8 +180,8 @@ unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
             let mut at = layout::Position::START;
             let mut slot = 0;
             while slot < F::STAGES {
-                mbarrier::init(shared + at.full::<F>(), WARPS);
-                mbarrier::init(shared + at.empty::<F>(), WARPS);
+                mbarrier::init(shared + at.full::<F>(), F::WARPS);
+                mbarrier::init(shared + at.empty::<F>(), F::WARPS);
                 at.advance::<F>();
                 slot += 1;
             }
@@ -295,13 +296,28 @@ entry! {
     /// Scaled sums in f32, few tokens.
     expert_gemm_narrow_plain_f32, Narrow, NARROW_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
 }
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, many tokens, four warpgroups.
+    expert_gemm_quad_swiglu_bf16, Quad, QUAD_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, many tokens, four warpgroups.
+    expert_gemm_quad_swiglu_f32, Quad, QUAD_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, many tokens, four warpgroups.
+    expert_gemm_quad_plain_f32, Quad, QUAD_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
 
 /// Every entry of this file.
-pub const LAUNCHES: [Launch; 6] = [
+pub const LAUNCHES: [Launch; 9] = [
     WIDE_SWIGLU_BF16,
     WIDE_SWIGLU_F32,
     WIDE_PLAIN_F32,
     NARROW_SWIGLU_BF16,
     NARROW_SWIGLU_F32,
     NARROW_PLAIN_F32,
+    QUAD_SWIGLU_BF16,
+    QUAD_SWIGLU_F32,
+    QUAD_PLAIN_F32,
 ];
