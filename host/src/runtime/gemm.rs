@@ -171,6 +171,9 @@ impl Gemm {
             (Form::Wide, _) if wgmma => {
                 epilogue.wide().map(|launch| (launch, wide::dims::<layout::Wide>(sms)))
             }
+            (Form::Quad, _) if wgmma => {
+                epilogue.quad().map(|launch| (launch, wide::dims::<layout::Quad>(sms)))
+            }
             _ => None,
         };
         launch.ok_or_else(|| {
@@ -214,6 +217,15 @@ impl Epilogue {
             Epilogue::SwigluBf16 => Some(&wide::WIDE_SWIGLU_BF16),
             Epilogue::SwigluF32 => Some(&wide::WIDE_SWIGLU_F32),
             Epilogue::Plain => Some(&wide::WIDE_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
+        }
+    }
+
+    fn quad(self) -> Option<&'static Launch> {
+        match self {
+            Epilogue::SwigluBf16 => Some(&wide::QUAD_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&wide::QUAD_SWIGLU_F32),
+            Epilogue::Plain => Some(&wide::QUAD_PLAIN_F32),
             Epilogue::SwigluNvfp4(_) => None,
         }
     }

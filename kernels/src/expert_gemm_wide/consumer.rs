@@ -4,7 +4,7 @@ use cuda_std::convergence::{opaque, opaque_u32};
 use cuda_std::mbarrier;
 use cuda_std::prelude::*;
 
-use super::layout::{Form, M128N64, M128N256, M256N32, M256N128, Narrow, Position, UNIT, Wide};
+use super::layout::{Form, Narrow, Position, Quad, UNIT, Wide};
 use super::loader::Loader;
 use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
@@ -65,8 +65,8 @@ impl Warp {
         let thread = opaque_u32(thread::thread_idx_x());
         let (index, lane) = (thread / 32, thread % 32);
         let notes = Notes { address: shared + F::NOTES_OFFSET + index * F::NOTES_BYTES };
-        // SAFETY: the word is there.
-        let table = Table::hidden(unsafe { shared::load_u32(shared + F::ZERO_OFFSET) });
+        // SAFETY: the word is there. Its address is worked out here too.
+        let table = Table::hidden(unsafe { shared::load_u32(opaque_u32(shared) + F::ZERO_OFFSET) });
         Self { shared, index, lane, notes, table }
     }
 
@@ -205,10 +205,7 @@ macro_rules! widths {
 widths!(Wide, stepped::multiply::<Wide, _>: 32 => 32, 64 => 64, 96 => 96, 128 => 128);
 widths!(Narrow, stepped::multiply::<Narrow, _>: 16 => 16, 32 => 32);
 // One loop for all widths.
-widths!(M128N256, grouped::chains::<M128N256, _>: _ => 128);
-widths!(M256N128, grouped::pairs::<M256N128, _>: _ => 128);
-widths!(M256N32, grouped::pairs::<M256N32, _>: _ => 32);
-widths!(M128N64, grouped::chains::<M128N64, _>: _ => 32);
+widths!(Quad, grouped::multiply::<Quad>: _ => 64);
 
 /// Before the loop over K.
 ///
@@ -287,6 +284,8 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
     // SAFETY: the expert exists.
     let alphas = unsafe { output.alphas(tile.expert) };
     let chunks = opaque_u32(tile.rows.div_ceil(F::CHUNK));
+    // One number, not the rows too, in the loop.
+    let last = opaque_u32(tile.rows - 1);
     // Registers of an m64 tile, and those of a chunk.
     let (of_tile, of_chunk) = (ACC / F::TILES as usize, F::CHUNK as usize / 2);
     const { assert!((ACC / F::TILES as usize).is_multiple_of(F::CHUNK as usize / 2)) };
@@ -315,7 +314,7 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
             }
             warp::sync_warp(warp::FULL);
             let row = chunk * F::CHUNK + token;
-            let scale = f32::from_bits(shared::load_u32(me.notes.scale(row.min(tile.rows - 1))));
+            let scale = f32::from_bits(shared::load_u32(me.notes.scale(row.min(last))));
             let lane = Lane {
                 staged: loaded,
                 scale,
@@ -323,7 +322,7 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
                 row: first + row,
                 row_tile,
                 first_tile: operands.first_tile,
-                wanted: row < tile.rows && row_tile < operands.tile_count,
+                wanted: row <= last && row_tile < operands.tile_count,
             };
             output.store(lane);
             // The area is written again.

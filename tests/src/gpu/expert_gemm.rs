@@ -106,24 +106,12 @@ wgmma_form! {
     NARROW, Narrow, NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32
 }
 wgmma_form! {
-    /// Up to 256 tokens by 128 weight rows.
-    M128N256, M128N256, M128N256_SWIGLU_BF16 M128N256_SWIGLU_F32 M128N256_PLAIN_F32
-}
-wgmma_form! {
-    /// Up to 128 tokens by 256 weight rows, in groups of four MMAs.
-    M256N128, M256N128, M256N128_SWIGLU_BF16 M256N128_SWIGLU_F32 M256N128_PLAIN_F32
-}
-wgmma_form! {
-    /// Up to 32 tokens by 256 weight rows, in groups of four MMAs.
-    M256N32, M256N32, M256N32_SWIGLU_BF16 M256N32_SWIGLU_F32 M256N32_PLAIN_F32
-}
-wgmma_form! {
-    /// Up to 64 tokens by 128 weight rows.
-    M128N64, M128N64, M128N64_SWIGLU_BF16 M128N64_SWIGLU_F32 M128N64_PLAIN_F32
+    /// Up to 128 tokens by 256 weight rows, four warpgroups.
+    QUAD, Quad, QUAD_SWIGLU_BF16 QUAD_SWIGLU_F32 QUAD_PLAIN_F32
 }
 
 /// Every form.
-pub static FORMS: [&Form; 8] = [&SMALL, &MEDIUM, &WIDE, &NARROW, &M128N256, &M256N128, &M256N32, &M128N64];
+pub static FORMS: [&Form; 5] = [&SMALL, &MEDIUM, &WIDE, &NARROW, &QUAD];
 
 /// One set of inputs.
 #[derive(Clone, Debug)]

@@ -60,6 +60,7 @@ enum FormArg {
     Medium,
     Narrow,
     Wide,
+    Quad,
 }
 
 /// Runs the subcommand.
@@ -79,6 +80,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Medium => Form::Medium,
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
+            FormArg::Quad => Form::Quad,
         }),
         options: LayerOptions {
             activations: match args.activations {
