@@ -39,6 +39,13 @@ impl Call<'_> {
     pub(super) unsafe fn enqueue(&self) -> Result<()> {
         // SAFETY: the caller's.
         unsafe {
+            if self.wants_mega()? {
+                self.clear_counters()?;
+                let tokens = self.tokens()?;
+                let (ids, weights) = self.route(tokens)?;
+                self.prepare_tokens(tokens, ids)?;
+                return self.mega(weights, tokens);
+            }
             let tokens = self.tokens()?;
             let (ids, weights) = self.swiglu(tokens)?;
             if let Some(shared) = self.shared(tokens) {
@@ -74,7 +81,7 @@ impl Call<'_> {
     }
 
     /// Whether routed experts, and whether a folded shared expert, are computed.
-    fn parts(&self) -> (bool, bool) {
+    pub(super) fn parts(&self) -> (bool, bool) {
         let folded = self.plan.shape().shared == SharedKind::Folded;
         (self.io.part != Part::Shared, folded && self.io.part != Part::Routed)
     }
@@ -97,7 +104,7 @@ impl Call<'_> {
     }
 
     /// First group and number of groups that are computed: local experts, then a folded shared one.
-    fn groups(&self) -> (usize, usize) {
+    pub(super) fn groups(&self) -> (usize, usize) {
         let local = self.plan.shape().local.len();
         match self.parts() {
             (true, shared) => (0, local + usize::from(shared)),
@@ -106,7 +113,7 @@ impl Call<'_> {
     }
 
     /// Address of the number of expert rows: the last offset.
-    fn rows(&self) -> DevicePtr {
+    pub(super) fn rows(&self) -> DevicePtr {
         self.region(self.layout.offsets).byte_add(4 * self.groups().1 as u64)
     }
 
@@ -275,7 +282,7 @@ impl Call<'_> {
     }
 
     /// Where the L1 operand lies.
-    fn x(&self) -> rows::Target {
+    pub(super) fn x(&self) -> rows::Target {
         rows::Target {
             b: self.region(self.layout.x),
             block_scales: self.region(self.layout.x_block_scales),
@@ -284,7 +291,7 @@ impl Call<'_> {
     }
 
     /// Where the L2 operand lies.
-    fn h(&self) -> rows::Target {
+    pub(super) fn h(&self) -> rows::Target {
         rows::Target {
             b: self.region(self.layout.h),
             block_scales: self.region(self.layout.h_block_scales),

@@ -18,6 +18,7 @@ mod gemm;
 mod grids;
 pub mod image;
 pub mod linear;
+pub mod mega;
 pub mod plan;
 mod ptr;
 mod regions;
