@@ -205,7 +205,7 @@ impl Call<'_> {
     }
 
     /// Slots by expert.
-    unsafe fn sort(&self, ids: DevicePtr, tokens: DevicePtr) -> Result<()> {
+    pub(super) unsafe fn sort(&self, ids: DevicePtr, tokens: DevicePtr) -> Result<()> {
         let shape = self.plan.shape();
         let (routed, folded) = self.parts();
         let token_scale = self.token_scale();
@@ -269,7 +269,7 @@ impl Call<'_> {
     }
 
     /// The rows of the call.
-    fn token_rows(&self, tokens: DevicePtr) -> rows::Source {
+    pub(super) fn token_rows(&self, tokens: DevicePtr) -> rows::Source {
         let shape = self.plan.shape();
         rows::Source {
             x: self.io.hidden_states,
@@ -296,53 +296,6 @@ impl Call<'_> {
             b: self.region(self.layout.h),
             block_scales: self.region(self.layout.h_block_scales),
             scale: self.region(self.layout.h_scale),
-        }
-    }
-
-    /// The L1 operand of codes, and the slots by expert. The rows are read twice: the sort leaves out tokens that are not
-    /// finite, and a row's place is known behind it.
-    unsafe fn prepare_blocks(&self, tokens: DevicePtr, ids: DevicePtr) -> Result<()> {
-        let (plan, source) = (self.plan, self.token_rows(tokens));
-        let (first, experts) = self.groups();
-        let (routed, shared) = self.parts();
-        let constant = |region: Region| region.at(plan.base()).byte_add(4 * first as u64);
-        // SAFETY: as `enqueue` says.
-        unsafe {
-            let mut maxima = DevicePtr::NULL;
-            if plan.options().act_scale == ActScale::TensorDynamic {
-                maxima = self.region(self.layout.tensor_scales);
-                self.queue.fill_u32(maxima, 0, 2)?;
-            }
-            rows::amax_bf16(self.queue, source, self.region(self.layout.token_scale), maxima)?;
-            self.sort(ids, tokens)?;
-            if experts == 0 && !routed {
-                return Ok(());
-            }
-            let scales = match plan.options().act_scale {
-                ActScale::RowDynamic => Scales::Row,
-                ActScale::TensorDynamic => Scales::Tensor(maxima),
-                // One for all groups; a token's saturated blocks count once.
-                ActScale::Warmup => Scales::Constant(plan.image().l1_scale.at(plan.base())),
-                ActScale::Static => Scales::PerExpert {
-                    scale: constant(plan.image().l1_scale),
-                    offsets: self.region(self.layout.offsets),
-                    experts,
-                },
-            };
-            let next = match self.quantises_h(plan.shape().operands) {
-                true => [self.region(self.layout.h_scale), constant(plan.image().l2_scale)],
-                false => [DevicePtr::NULL; 2],
-            };
-            let place = rows::Placement {
-                slot_row: self.region(self.layout.slot_row),
-                top_k: if routed { plan.shape().top_k } else { 0 },
-                shared,
-                counts: self.region(self.layout.counts),
-                offsets: self.region(self.layout.offsets),
-                experts,
-                next,
-            };
-            rows::blocks_bf16(self.queue, source, self.x(), place, scales, self.saturated(0))
         }
     }
 

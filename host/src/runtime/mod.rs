@@ -11,6 +11,7 @@
 mod args;
 pub mod backend;
 mod block_gemm;
+mod block_rows;
 mod call;
 mod device;
 mod dims;

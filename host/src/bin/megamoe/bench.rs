@@ -59,6 +59,12 @@ enum FormArg {
     Small,
     Narrow,
     Wide,
+    /// NVFP4 activations on sm_100a.
+    Single,
+    /// The same.
+    Pair,
+    /// The same, in one launch.
+    Mega,
 }
 
 /// Runs the subcommand.
@@ -77,6 +83,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Small => Form::Small,
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
+            FormArg::Single => Form::Single,
+            FormArg::Pair => Form::Pair,
+            FormArg::Mega => Form::Mega,
         }),
         options: LayerOptions {
             activations: match args.activations {
