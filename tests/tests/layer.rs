@@ -57,7 +57,7 @@ fn trials(
     })
 }
 
-fn emulated(arch: Arch, schedule: Schedule, prefix: &str) -> impl Iterator<Item = Trial> {
+fn emulated(arch: Arch, schedule: Schedule, prefix: &str) -> impl Iterator<Item = Trial> + use<> {
     trials(
         format!("emulator-{}/{prefix}", arch.name()),
         (&Sizes::EMULATOR, &LinearSizes::EMULATOR),
@@ -69,10 +69,28 @@ fn emulated(arch: Arch, schedule: Schedule, prefix: &str) -> impl Iterator<Item 
     )
 }
 
+/// A layer on tcgen05, one pass and two, in every other schedule: its kernels have the most to wait for.
+fn scheduled() -> impl Iterator<Item = Trial> {
+    let schedules = [
+        ("lowest-first", Schedule::LowestWarpFirst),
+        ("highest-first", Schedule::HighestWarpFirst),
+        ("async-at-once", Schedule::AsyncAtOnce),
+        ("async-late", Schedule::AsyncLate),
+        ("async-reversed", Schedule::AsyncReversed),
+        ("seed:1", Schedule::Seeded(1)),
+    ];
+    schedules.into_iter().flat_map(|(name, schedule)| {
+        let names = ["nvfp4-shared/RowDynamic-Bound", "nvfp4-shared/RowDynamic-RowDynamic"];
+        emulated(Arch::Sm100a, schedule, &format!("{name}/"))
+            .filter(move |trial| names.iter().any(|name| trial.name().ends_with(name)))
+    })
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let all = trials("cuda/".to_owned(), (&Sizes::CARD, &LinearSizes::CARD), None, open_card)
         .chain(emulated(Arch::Sm90a, Schedule::RoundRobin, ""))
-        .chain(emulated(Arch::Sm100a, Schedule::RoundRobin, ""));
+        .chain(emulated(Arch::Sm100a, Schedule::RoundRobin, ""))
+        .chain(scheduled());
     libtest_mimic::run(&arguments, all.collect()).exit_code()
 }

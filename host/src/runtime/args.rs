@@ -6,7 +6,7 @@ use super::DevicePtr;
 use crate::{Error, Result};
 
 /// Most parameters of any kernel.
-pub const MAX_ARGS: usize = 32;
+pub const MAX_ARGS: usize = 40;
 
 /// The arguments of one launch, in the order of the table. Each is named, so that swapped pointers do not go
 /// unnoticed. The first mistake is remembered and reported by the launch.

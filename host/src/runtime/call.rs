@@ -39,6 +39,13 @@ impl Call<'_> {
     pub(super) unsafe fn enqueue(&self) -> Result<()> {
         // SAFETY: the caller's.
         unsafe {
+            if self.wants_mega()? {
+                self.clear_counters()?;
+                let tokens = self.tokens()?;
+                let (ids, weights) = self.route(tokens)?;
+                self.prepare_tokens(tokens, ids)?;
+                return self.mega(weights, tokens);
+            }
             let tokens = self.tokens()?;
             let (ids, weights) = self.swiglu(tokens)?;
             if let Some(shared) = self.shared(tokens) {
@@ -74,7 +81,7 @@ impl Call<'_> {
     }
 
     /// Whether routed experts, and whether a folded shared expert, are computed.
-    fn parts(&self) -> (bool, bool) {
+    pub(super) fn parts(&self) -> (bool, bool) {
         let folded = self.plan.shape().shared == SharedKind::Folded;
         (self.io.part != Part::Shared, folded && self.io.part != Part::Routed)
     }
@@ -97,7 +104,7 @@ impl Call<'_> {
     }
 
     /// First group and number of groups that are computed: local experts, then a folded shared one.
-    fn groups(&self) -> (usize, usize) {
+    pub(super) fn groups(&self) -> (usize, usize) {
         let local = self.plan.shape().local.len();
         match self.parts() {
             (true, shared) => (0, local + usize::from(shared)),
@@ -106,7 +113,7 @@ impl Call<'_> {
     }
 
     /// Address of the number of expert rows: the last offset.
-    fn rows(&self) -> DevicePtr {
+    pub(super) fn rows(&self) -> DevicePtr {
         self.region(self.layout.offsets).byte_add(4 * self.groups().1 as u64)
     }
 
@@ -198,7 +205,7 @@ impl Call<'_> {
     }
 
     /// Slots by expert.
-    unsafe fn sort(&self, ids: DevicePtr, tokens: DevicePtr) -> Result<()> {
+    pub(super) unsafe fn sort(&self, ids: DevicePtr, tokens: DevicePtr) -> Result<()> {
         let shape = self.plan.shape();
         let (routed, folded) = self.parts();
         let token_scale = self.token_scale();
@@ -262,7 +269,7 @@ impl Call<'_> {
     }
 
     /// The rows of the call.
-    fn token_rows(&self, tokens: DevicePtr) -> rows::Source {
+    pub(super) fn token_rows(&self, tokens: DevicePtr) -> rows::Source {
         let shape = self.plan.shape();
         rows::Source {
             x: self.io.hidden_states,
@@ -275,7 +282,7 @@ impl Call<'_> {
     }
 
     /// Where the L1 operand lies.
-    fn x(&self) -> rows::Target {
+    pub(super) fn x(&self) -> rows::Target {
         rows::Target {
             b: self.region(self.layout.x),
             block_scales: self.region(self.layout.x_block_scales),
@@ -284,58 +291,11 @@ impl Call<'_> {
     }
 
     /// Where the L2 operand lies.
-    fn h(&self) -> rows::Target {
+    pub(super) fn h(&self) -> rows::Target {
         rows::Target {
             b: self.region(self.layout.h),
             block_scales: self.region(self.layout.h_block_scales),
             scale: self.region(self.layout.h_scale),
-        }
-    }
-
-    /// The L1 operand of codes, and the slots by expert. The rows are read twice: the sort leaves out tokens that are not
-    /// finite, and a row's place is known behind it.
-    unsafe fn prepare_blocks(&self, tokens: DevicePtr, ids: DevicePtr) -> Result<()> {
-        let (plan, source) = (self.plan, self.token_rows(tokens));
-        let (first, experts) = self.groups();
-        let (routed, shared) = self.parts();
-        let constant = |region: Region| region.at(plan.base()).byte_add(4 * first as u64);
-        // SAFETY: as `enqueue` says.
-        unsafe {
-            let mut maxima = DevicePtr::NULL;
-            if plan.options().act_scale == ActScale::TensorDynamic {
-                maxima = self.region(self.layout.tensor_scales);
-                self.queue.fill_u32(maxima, 0, 2)?;
-            }
-            rows::amax_bf16(self.queue, source, self.region(self.layout.token_scale), maxima)?;
-            self.sort(ids, tokens)?;
-            if experts == 0 && !routed {
-                return Ok(());
-            }
-            let scales = match plan.options().act_scale {
-                ActScale::RowDynamic => Scales::Row,
-                ActScale::TensorDynamic => Scales::Tensor(maxima),
-                // One for all groups; a token's saturated blocks count once.
-                ActScale::Warmup => Scales::Constant(plan.image().l1_scale.at(plan.base())),
-                ActScale::Static => Scales::PerExpert {
-                    scale: constant(plan.image().l1_scale),
-                    offsets: self.region(self.layout.offsets),
-                    experts,
-                },
-            };
-            let next = match self.quantises_h(plan.shape().operands) {
-                true => [self.region(self.layout.h_scale), constant(plan.image().l2_scale)],
-                false => [DevicePtr::NULL; 2],
-            };
-            let place = rows::Placement {
-                slot_row: self.region(self.layout.slot_row),
-                top_k: if routed { plan.shape().top_k } else { 0 },
-                shared,
-                counts: self.region(self.layout.counts),
-                offsets: self.region(self.layout.offsets),
-                experts,
-                next,
-            };
-            rows::blocks_bf16(self.queue, source, self.x(), place, scales, self.saturated(0))
         }
     }
 

@@ -11,6 +11,7 @@
 mod args;
 pub mod backend;
 mod block_gemm;
+mod block_rows;
 mod call;
 mod device;
 mod dims;
@@ -18,6 +19,7 @@ mod gemm;
 mod grids;
 pub mod image;
 pub mod linear;
+pub mod mega;
 pub mod plan;
 mod ptr;
 mod regions;

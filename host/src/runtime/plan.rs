@@ -41,6 +41,10 @@ pub enum Form {
     Single,
     /// A pair of blocks for it (the same).
     Pair,
+    /// Both products and the combination in one launch (the same, with a constant global scale in front of L2, no column
+    /// chunks and no shared expert apart). Never the planner's choice: its blocks wait for each other, so a device must
+    /// not be shared with another such launch at the same time, and it has not been measured.
+    Mega,
 }
 
 /// The number of tokens of a call.
@@ -206,7 +210,9 @@ impl LayerPlan {
             let why = "needs NVFP4 activations, a warm-up policy and at least one token";
             return Err(Error::invalid("warm-up", why));
         }
-        let io = LayerIo { part: Part::All, ..*io };
+        // What is measured lies between the products: no form is both.
+        let form = io.form.filter(|&form| form != Form::Mega);
+        let io = LayerIo { part: Part::All, form, ..*io };
         let call =
             Call { plan: self, queue: device, io: &io, layout: &layout, at: workspace, measuring: true };
         let maxima = layout.tensor_scales.at(workspace);

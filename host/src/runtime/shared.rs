@@ -9,7 +9,7 @@ use super::rows::{self, Scales};
 use super::shape::{LayerOptions, LayerShape, Operands, Packed, SharedKind};
 use super::workspace::needs_h_f32;
 use super::{Args, Device, DevicePtr, Region, Regions, grids};
-use crate::options::{ActScale, ActScaleL2, Activations, Part};
+use crate::options::{ActScale, ActScaleL2, Activations};
 use crate::weights::{LayerWeights, Linear, SharedExpertWeights};
 use crate::{Error, Result};
 
@@ -255,11 +255,11 @@ impl SharedCall<'_> {
         }
     }
 
-    fn region(&self, region: Region) -> DevicePtr {
+    pub(super) fn region(&self, region: Region) -> DevicePtr {
         self.call.region(region)
     }
 
-    fn weights(&self, region: Region) -> DevicePtr {
+    pub(super) fn weights(&self, region: Region) -> DevicePtr {
         region.at(self.call.plan.base())
     }
 
@@ -333,36 +333,6 @@ impl SharedCall<'_> {
             }
         }
         Ok(own)
-    }
-
-    /// Its own operand of codes.
-    unsafe fn blocks(&self, source: rows::Source, to: rows::Target) -> Result<()> {
-        let call = self.call;
-        let constant = self.weights(self.at.scales);
-        let act_scale = call.plan.options().act_scale;
-        let scales = match act_scale {
-            ActScale::RowDynamic => Scales::Row,
-            ActScale::TensorDynamic => Scales::Tensor(call.region(call.layout.tensor_scales)),
-            ActScale::Static | ActScale::Warmup => Scales::Constant(constant),
-        };
-        // The routed experts' tokens are these, and counted, if the scale is one for both.
-        let counted = act_scale == ActScale::Warmup && call.io.part != Part::Shared;
-        let saturated = if counted { DevicePtr::NULL } else { call.saturated(0) };
-        let next = match call.quantises_h(self.operands) {
-            true => [self.region(self.work.h_scale), constant.byte_add(4)],
-            false => [DevicePtr::NULL; 2],
-        };
-        let place = rows::Placement {
-            slot_row: DevicePtr::NULL,
-            top_k: 1,
-            shared: false,
-            counts: self.region(self.work.counts),
-            offsets: self.region(self.work.offsets),
-            experts: 1,
-            next,
-        };
-        // SAFETY: the caller's.
-        unsafe { rows::blocks_bf16(call.queue, source, to, place, scales, saturated) }
     }
 
     unsafe fn l1(&self, quantised: bool) -> Result<()> {

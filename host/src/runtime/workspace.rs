@@ -2,6 +2,7 @@
 
 use kernels::slots;
 
+use super::mega::MegaWorkspace;
 use super::shape::{LayerOptions, LayerShape, Operands};
 use super::shared::SharedWorkspace;
 use super::{Region, Regions};
@@ -84,6 +85,8 @@ pub struct WorkspaceLayout {
     pub tensor_scales: Region,
     /// A shared expert that is apart.
     pub shared: SharedWorkspace,
+    /// Counters of the mega form.
+    pub mega: MegaWorkspace,
 }
 
 impl WorkspaceLayout {
@@ -128,6 +131,7 @@ impl WorkspaceLayout {
             y: regions.add("slot results", rows * chunk_columns, 4)?,
             tensor_scales: regions.add("tensor scales", when(tensor, 4), 4)?,
             shared: SharedWorkspace::new(shape, options, max_tokens, &mut regions)?,
+            mega: MegaWorkspace::new(shape, options, max_tokens, chunk_columns, &mut regions)?,
             regions,
         })
     }

@@ -16,7 +16,7 @@ pub mod rig;
 use kernels::launch::Arch;
 use megamoe::io::LayerOutput;
 use megamoe::metrics::{BAR, Metrics};
-use megamoe::options::{Activations, ForwardOptions, Part};
+use megamoe::options::{ActScaleL2, Activations, ForwardOptions, Part};
 use megamoe::oracle;
 use megamoe::runtime::Device;
 use megamoe::runtime::backend::HostLayer;
@@ -42,6 +42,21 @@ pub fn forms_of(arch: Arch, activations: Activations) -> &'static [Form] {
         (Arch::Sm100a, Activations::Bf16) => &[Form::Small, Form::Medium],
         (Arch::Sm100a, Activations::Nvfp4) => &[Form::Single, Form::Pair],
     }
+}
+
+/// Those of a call: of some there is a mega form.
+fn forms_of_call(device: &dyn Device, spec: &Spec, options: &LayerOptions, part: Part) -> Vec<Form> {
+    let mut forms = forms(device, options.activations).to_vec();
+    let constant = match options.act_scale_l2 {
+        ActScaleL2::Bound => spec.limit.is_some(),
+        ActScaleL2::Static | ActScaleL2::Warmup => true,
+        ActScaleL2::RowDynamic | ActScaleL2::TensorDynamic => false,
+    };
+    let apart = matches!(spec.shared, Shared::Nvfp4Wide | Shared::Bf16) && part != Part::Routed;
+    if forms.contains(&Form::Pair) && constant && !apart {
+        forms.push(Form::Mega);
+    }
+    forms
 }
 
 /// Runs the call in `form`.
@@ -77,8 +92,8 @@ pub fn against_oracle(
     let forward = ForwardOptions { part, ..options.forward() };
     let want = oracle::forward(&weights, &call.input(), &forward).map_err(|e| e.to_string())?;
     let mut first: Option<LayerOutput> = None;
-    let forms = forms(device, options.activations);
-    for &form in forms {
+    let forms = forms_of_call(device, spec, &options, part);
+    for &form in &forms {
         let got = run(device, spec, call, &options, part, form)?;
         compare(&got, &want).map_err(|e| format!("{form:?}: {e}"))?;
         if let Some(first) = &first {
@@ -90,7 +105,7 @@ pub fn against_oracle(
 }
 
 fn needs_warmup(options: &LayerOptions) -> bool {
-    use megamoe::options::{ActScale, ActScaleL2};
+    use megamoe::options::ActScale;
     options.act_scale == ActScale::Warmup || options.act_scale_l2 == ActScaleL2::Warmup
 }
 

@@ -16,17 +16,21 @@ use crate::harness::Check;
 const TOKENS: usize = 9;
 
 /// A call in its buffers, judged by the oracle.
-struct Judged<'d> {
-    rig: Rig<'d>,
-    buffers: Buffers<'d>,
+pub struct Judged<'d> {
+    /// The layer.
+    pub rig: Rig<'d>,
+    /// Inputs and outputs.
+    pub buffers: Buffers<'d>,
     call: Call,
-    want: megamoe::io::LayerOutput,
+    /// What the oracle says.
+    pub want: megamoe::io::LayerOutput,
     model: bool,
     form: Form,
 }
 
 impl<'d> Judged<'d> {
-    fn new(
+    /// A layer with its call, loaded.
+    pub fn new(
         device: &'d dyn megamoe::runtime::Device,
         spec: &Spec,
         options: &LayerOptions,
@@ -43,14 +47,15 @@ impl<'d> Judged<'d> {
     }
 
     /// A workspace as an engine finds it, with work for it.
-    fn workspace(&self) -> Workspace<'d> {
+    pub fn workspace(&self) -> Workspace<'d> {
         let layout = self.rig.plan.workspace(self.buffers.max_tokens).unwrap();
         let workspace = Workspace::new(self.rig.device, layout.bytes()).unwrap();
         workspace.poison(self.rig.device).unwrap();
         workspace
     }
 
-    fn prove(&self, what: &str, edits: &[(&str, Edit<'_>)], workspace: &Workspace<'d>) {
+    /// Requires that each edit of the call's work is noticed.
+    pub fn prove(&self, what: &str, edits: &[(&str, Edit<'_>)], workspace: &Workspace<'d>) {
         let device = self.rig.device;
         let work = self.rig.record(&self.buffers.io(self.model, self.form), workspace).unwrap();
         let check = |work: &[Work]| -> Check {
@@ -67,7 +72,7 @@ impl<'d> Judged<'d> {
 }
 
 /// The first launch whose kernel's name starts so.
-fn first<'w>(work: &'w mut [Work], prefix: &str) -> &'w mut megamoe_tests::layer::record::Launched {
+pub fn first<'w>(work: &'w mut [Work], prefix: &str) -> &'w mut megamoe_tests::layer::record::Launched {
     launches(work, prefix).remove(0)
 }
 

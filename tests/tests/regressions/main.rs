@@ -6,6 +6,7 @@
 //! nothing.
 
 mod arguments;
+mod blackwell;
 mod blind;
 mod calls;
 mod device;

@@ -61,6 +61,12 @@ enum FormArg {
     Narrow,
     Wide,
     Quad,
+    /// NVFP4 activations on sm_100a.
+    Single,
+    /// The same.
+    Pair,
+    /// The same, in one launch.
+    Mega,
 }
 
 /// Runs the subcommand.
@@ -81,6 +87,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
             FormArg::Quad => Form::Quad,
+            FormArg::Single => Form::Single,
+            FormArg::Pair => Form::Pair,
+            FormArg::Mega => Form::Mega,
         }),
         options: LayerOptions {
             activations: match args.activations {
