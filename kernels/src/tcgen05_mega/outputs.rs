@@ -53,9 +53,14 @@ impl Ranges {
     /// The range has a counter.
     #[inline(always)]
     pub unsafe fn wait(&self, tile: Tile, written: u32) {
-        // SAFETY: the caller's duty.
-        while unsafe { atomic::load_acquire_u32(self.of(tile)) } < written {
-            thread::nanosleep(POLL_NS);
+        loop {
+            // SAFETY: the caller's duty.
+            let is_ready = unsafe { atomic::load_acquire_u32(self.of(tile)) } >= written;
+            // In either case, or the compiler would make two loads of it.
+            thread::nanosleep(if is_ready { 0 } else { POLL_NS });
+            if is_ready {
+                return;
+            }
         }
     }
 }

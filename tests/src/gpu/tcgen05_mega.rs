@@ -17,6 +17,9 @@ use super::outputs::{POISON, parallel};
 use super::tcgen05_gemm::data::{Matrix, Tokens, Values, pack_weights};
 use super::{Case, Check, Device, Size, Sizes, Value};
 
+/// Tokens that the buffers hold beyond those of the call.
+const SPARE: u32 = 3;
+
 /// The kernel's row of the launch table.
 pub static KERNEL: &Launch = &LAUNCH;
 
@@ -118,6 +121,7 @@ impl Problem {
     }
 
     fn inputs(&self) -> Inputs {
+        let max_tokens = self.tokens + SPARE;
         let slots = || (0..self.tokens).flat_map(|t| (0..self.top_k).map(move |s| (t, s)));
         let mut members = vec![Vec::new(); self.experts];
         for (token, slot) in slots() {
@@ -129,7 +133,7 @@ impl Problem {
             members[self.experts - 1] = (0..self.tokens).map(|t| (t, None)).collect();
         }
         let mut offsets = vec![0];
-        let mut slot_row = vec![NONE; (self.tokens * self.top_k) as usize];
+        let mut slot_row = vec![NONE; (max_tokens * self.top_k) as usize];
         let mut row_token = Vec::new();
         for rows in &members {
             for &(token, slot) in rows {
@@ -169,12 +173,16 @@ impl Problem {
             slot_row,
             row_token,
             shared_row,
-            topk_weights: slots().map(|(t, s)| uniform(u64::from(t * 64 + s) ^ 3 << 40)).collect(),
-            token_scale: (0..self.tokens).map(|t| if is_nan(t) { f32::NAN } else { 1.0 }).collect(),
+            topk_weights: (0..max_tokens * self.top_k)
+                .map(|slot| uniform(u64::from(slot) ^ 3 << 40))
+                .collect(),
+            token_scale: (0..max_tokens).map(|t| if is_nan(t) { f32::NAN } else { 1.0 }).collect(),
             packed: packed.map(|p| p.concat()),
             b_scale,
             alphas: [alpha(size), alpha(10.0 * size), alpha(0.3)],
-            constant: vec![self.limit * self.limit * squeeze / nvfp4::GLOBAL_RANGE; self.experts],
+            constant: (0..self.experts)
+                .map(|e| self.limit * self.limit * squeeze * (1.0 + e as f32 / 8.0) / nvfp4::GLOBAL_RANGE)
+                .collect(),
             counts,
             offsets,
         }
@@ -190,7 +198,7 @@ impl Problem {
                 h_scale[4 * row..][..4].copy_from_slice(&inputs.constant[expert].to_le_bytes());
             }
         }
-        let out = self.tokens as usize * self.hidden;
+        let out = (self.tokens + SPARE) as usize * self.hidden;
         Outputs {
             h_codes: poison(tiles * STEP_CODE_BYTES),
             h_scales: poison(tiles * STEP_SCALE_BYTES),
@@ -252,7 +260,7 @@ impl Problem {
             if self.wants_f32 { Value::Out(&mut o.out_f32) } else { Value::Null },
             u32s(&count),
         ];
-        values.extend([self.tokens, self.top_k, hidden, hidden, hidden, hidden].map(Value::U32));
+        values.extend([self.tokens + SPARE, self.top_k, hidden, hidden, hidden, hidden].map(Value::U32));
         let dims = Dims { grid: [2, 1, 1], block: [combine::THREADS, 1, 1], shared_bytes: 0 };
         device.launch(&combine::LAUNCH, dims, &mut values)?;
         Ok(o)
@@ -263,7 +271,7 @@ impl Problem {
         let [first, second] = self.row_blocks().map(|n| n as u32);
         let (count, shared_row) = ([self.tokens], [inputs.shared_row]);
         let mut ranges = vec![0; 4 * inputs.row_token.len() / START_ALIGN as usize];
-        let mut finished = vec![0; 4 * (self.tokens * EPILOGUE_WARPS * second) as usize];
+        let mut finished = vec![0; 4 * ((self.tokens + SPARE) * EPILOGUE_WARPS * second) as usize];
         let mut values = vec![
             Value::In(&inputs.packed[0]),
             f32s(&inputs.alphas[0]),
@@ -293,8 +301,9 @@ impl Problem {
             Value::Out(&mut finished),
         ];
         let (hidden, steps) = (self.hidden as u32, self.hidden.div_ceil(STEP_K) as u32);
+        let max_tokens = self.tokens + SPARE;
         let numbers =
-            [self.experts as u32, first, steps, second, hidden, hidden, hidden, self.tokens, self.top_k, lag];
+            [self.experts as u32, first, steps, second, hidden, hidden, hidden, max_tokens, self.top_k, lag];
         values.extend(numbers.map(Value::U32));
         values.push(Value::F32(self.limit));
         let mut dims = mega::dims::<Single>(device.multiprocessors());
@@ -372,10 +381,13 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
         }
         cases.push(case);
     };
-    // Two row blocks in both products, neither full; a shared expert; more than one range of tokens is below.
-    let few = Problem { limit: 1.0, saturates: true, shared: true, ..Problem::new(12, 2, 3, 144, 80) };
+    // A shared expert with a tile on two row blocks of tokens; more stages than the ring has in each block; slots of a
+    // token, and the products of an expert, in different blocks.
+    let few = Problem { limit: 1.0, saturates: true, shared: true, ..Problem::new(129, 1, 3, 272, 40) };
     if sizes.size == Size::Few {
-        case("shape", vec![(few, &[(2, 1)])]);
+        // Tokens without rows; two blocks that find the same rows not finite.
+        let rowless = Problem { routing: Routing::Sparse, ..Problem::new(9, 1, 1, 16, 80) };
+        case("shape", vec![(few, &[(2, 1)]), (rowless, &[(2, 1)])]);
         return cases;
     }
     let even = Problem::new(70, 3, 5, 208, 150);
