@@ -1,11 +1,12 @@
 //! What the cases of the grouped GEMMs on tcgen05 can see, and what the kernels bring and issue.
 #![allow(clippy::unwrap_used)]
 
-use kernels::launch::{Arch, Dims, Launch};
+use kernels::launch::{Arch, Dims, Launch, TABLE};
 use kernels::operand::{BLOCK_ROWS, STEP_CODE_BYTES, STEP_SCALE_BYTES, UNIT_BYTES};
 use megamoe_tests::gpu::emulator::Emulator;
+use megamoe_tests::gpu::mutation::{EXHAUSTIVE, cases_of};
 use megamoe_tests::gpu::tcgen05_gemm::{Form, Kind, PAIR, Problem, SINGLE};
-use megamoe_tests::gpu::{Device, Value};
+use megamoe_tests::gpu::{Device, Sizes, Value};
 use ptx_emulator::counters::{Counter, Counters};
 use ptx_emulator::machine::Schedule;
 
@@ -177,6 +178,20 @@ fn wrong_layouts_and_arguments_are_caught() {
                     Err(message) => println!("{kind:?}, {fault:?}: {}", message.lines().next().unwrap()),
                     Ok(()) => panic!("{fault:?} goes unnoticed by {kind:?}"),
                 }
+            }
+        }
+    }
+}
+
+/// The kernels' cases, also the mega kernel's, in every schedule that mutants can be judged in.
+#[test]
+fn every_schedule_is_clean() {
+    for name in EXHAUSTIVE {
+        let device = Emulator::new(Arch::Sm100a, Schedule::parse(name).unwrap()).unwrap();
+        for kernel in TABLE.iter().filter(|kernel| kernel.name.starts_with("tcgen05")) {
+            for case in cases_of(kernel, &Sizes::FEW) {
+                let ran = case.run(&device).unwrap_or_else(|e| panic!("{}, {name}: {e}", kernel.name));
+                assert!(ran.passed != 0 && ran.too_large == 0, "{}", kernel.name);
             }
         }
     }

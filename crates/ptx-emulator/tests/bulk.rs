@@ -84,6 +84,22 @@ fn cp_async_without_wait_reads_poison() {
     assert!(found.iter().any(|f| f.class == Class::Uninitialised), "{}", text(&found));
 }
 
+/// A warp that polls does not keep late copies from completing.
+#[test]
+fn polling_beside_a_copy() {
+    let body = format!(
+        "@%p1 mbarrier.init.shared::cta.b64 [%r2+2048], 1; @%p1 st.shared.u32 [%r2+2056], 0; bar.sync 0;\n\
+         setp.ge.u32 %p3, %r1, 32; @%p3 bra POLL;\n\
+         @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2+2048], 1024;\n\
+         @%p1 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%r2], [%rd10], 1024, [%r2+2048];\n\
+         W: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2+2048], 0; @!%p2 bra W;\n\
+         @%p1 st.release.cta.shared.u32 [%r2+2056], 1; bra.uni COPY;\n\
+         POLL: ld.acquire.cta.shared.u32 %r20, [%r2+2056]; nanosleep.u32 20;\n\
+         setp.eq.u32 %p4, %r20, 0; @%p4 bra POLL;\nCOPY: {OUT}"
+    );
+    run_copy(&body, 64, <[u8]>::to_vec);
+}
+
 #[test]
 fn producer_consumer_ring() {
     let data = pattern(5120);

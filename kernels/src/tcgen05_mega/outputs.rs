@@ -18,6 +18,8 @@ use crate::tcgen05_gemm::tiles::Tile;
 
 /// Columns that a warp has of a row block: those of one counter.
 pub const GROUP_COLUMNS: u32 = BLOCK_ROWS as u32 / EPILOGUE_WARPS;
+/// Nanoseconds between looks at a counter.
+const POLL_NS: u32 = 40;
 /// Slots whose rows are read at a time.
 const BATCH: u32 = 8;
 
@@ -52,7 +54,9 @@ impl Ranges {
     #[inline(always)]
     pub unsafe fn wait(&self, tile: Tile, written: u32) {
         // SAFETY: the caller's duty.
-        while unsafe { atomic::load_acquire_u32(self.of(tile)) } < written {}
+        while unsafe { atomic::load_acquire_u32(self.of(tile)) } < written {
+            thread::nanosleep(POLL_NS);
+        }
     }
 }
 

@@ -307,6 +307,8 @@ pub(super) struct Runner {
     pub(super) last: Option<(usize, usize, bool)>,
     /// Instructions since an asynchronous operation completed.
     pub(super) since_async: u32,
+    /// Turns in a row that warps which can run gave up: if all do, they poll memory, and wait for something.
+    idle_turns: usize,
     /// The waits in which time limits were reached since the last synchronisation event, and its number.
     pub(super) timed_out: (u64, Vec<Waits>),
 }
@@ -375,6 +377,7 @@ impl Runner {
             turn: 0,
             last: None,
             since_async: 0,
+            idle_turns: 0,
             timed_out: (0, Vec::new()),
         }
     }
@@ -403,7 +406,7 @@ impl Runner {
             return false;
         }
         let runnable = self.runnable();
-        if self.async_turn(env, runnable.is_empty()) {
+        if self.async_turn(env, self.idle_turns >= 2 * runnable.len()) {
             return true;
         }
         if runnable.is_empty() {
@@ -424,6 +427,9 @@ impl Runner {
         };
         let (cta, warp) = runnable[pick];
         let spins = self.run_warp(env, cta, warp, quantum);
+        // A warp that is blocked now polls nothing.
+        let polls = self.cluster.ctas[cta].warps[warp].lanes(|s| matches!(s, LaneState::Ready)) != 0;
+        self.idle_turns = if spins { self.idle_turns + usize::from(polls) } else { 0 };
         self.last = Some((cta, warp, spins));
         true
     }
@@ -461,7 +467,7 @@ impl Runner {
         if !due {
             return false;
         }
-        self.since_async = 0;
+        (self.since_async, self.idle_turns) = (0, 0);
         self.cluster.changes += 1;
         let heads = self.cluster.engine.heads();
         let pick = match env.schedule {
