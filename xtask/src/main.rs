@@ -9,6 +9,7 @@ mod demo;
 mod dist;
 mod doctor;
 mod driver;
+mod model;
 mod ptx;
 mod setup;
 mod stub;
@@ -41,6 +42,8 @@ enum Task {
     Ci,
     /// Build what is carried to a machine with a GPU into dist/.
     Dist,
+    /// Print the model of a layer's time on Blackwell that docs/blackwell.md holds.
+    Model,
 }
 
 fn main() -> Result<()> {
@@ -54,5 +57,9 @@ fn main() -> Result<()> {
         Task::BuildPtx(options) => build_ptx::run(&workspace, &options),
         Task::Ci => ci::run(&workspace),
         Task::Dist => dist::run(&workspace),
+        Task::Model => {
+            model::run();
+            Ok(())
+        }
     }
 }
