@@ -397,13 +397,17 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
         }
         cases.push(case);
     };
-    // A shared expert with a tile on two row blocks of tokens; more stages than the ring has in each block; slots of a
-    // token, and the products of an expert, in different blocks.
+    // A shared expert with a tile on two row blocks of tokens; more stages than the ring has in each block.
     let few = Problem { limit: 1.0, saturates: true, shared: true, ..Problem::new(129, 1, 3, 272, 40) };
     if sizes.size == Size::Few {
         // Tokens without rows; two blocks that find the same rows not finite.
         let rowless = Problem { routing: Routing::Sparse, ..Problem::new(9, 1, 1, 16, 80) };
-        case("shape", vec![(few, &[(2, 1)]), (rowless, &[(2, 1)])]);
+        // Of a pair each block has a row block in both products.
+        let few = Problem { features: few.features * form.blocks as usize, ..few };
+        // Slots of a token in different blocks, and different pairs.
+        let apart = Problem::new(9, 2, 2, 16, 16);
+        let own: &[(u32, u32)] = if form.blocks == 1 { &[(2, 1)] } else { &[(1, 1)] };
+        case("shape", vec![(few, own), (rowless, &[(2, 1)]), (apart, &[(2, 1)])]);
         return cases;
     }
     let even = Problem::new(70, 3, 5, 208, 150);
