@@ -232,6 +232,7 @@ pub const TABLE: &[Launch] = &[
     tcgen05_gemm::SWIGLU_F32_PAIR,
     tcgen05_gemm::SWIGLU_NVFP4_PAIR,
     tcgen05_mega::LAUNCH,
+    tcgen05_mega::LAUNCH_PAIR,
 ];
 
 /// The row of the kernel `name`.

@@ -27,7 +27,7 @@ use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 use crate::slots::NONE;
 use crate::tcgen05_gemm::epilogue::Epilogue;
 use crate::tcgen05_gemm::issuer::{Issuer, Relay};
-use crate::tcgen05_gemm::layout::{EPILOGUE_WARPS, Form, ISSUER_WARP, PRODUCER_WARP, Single};
+use crate::tcgen05_gemm::layout::{EPILOGUE_WARPS, Form, ISSUER_WARP, PRODUCER_WARP, Pair, Single};
 use crate::tcgen05_gemm::output::{Alphas, PlainF32, SwigluNvfp4, Target};
 use crate::tcgen05_gemm::producer::Producer;
 use crate::tcgen05_gemm::{self as gemm, Block, Groups, Matrices};
@@ -58,7 +58,10 @@ pub const ARGS: &[Arg] = &[
     Arg::input("b_scales", "u8 [row blocks][steps][512]: their E4M3 scales, 32_4_4 layout; 16-byte aligned"),
     Arg::input("b_scale", "f32 [rows]: global scale of each row; NaN makes its results NaN"),
     Arg::input("offsets", "u32 [experts + 1]: first row of each expert, multiples of 128"),
-    Arg::input("counts", "u32 [experts]: rows of each expert; those up to a multiple of 8 must be readable"),
+    Arg::input(
+        "counts",
+        "u32 [experts]: rows of each expert; those up to a multiple of 8 (of a pair: 16) must be readable",
+    ),
     Arg::output(
         "h_codes",
         "u8 [row blocks][row_blocks][4096]: the second product's operand, written and read; 16-byte aligned",
@@ -99,15 +102,16 @@ pub const fn dims<F: Form>(sms: u32) -> Dims {
     gemm::dims::<F>(sms)
 }
 
-/// Launch table row of [`tcgen05_mega`]; dimensions: [`dims`].
-pub const LAUNCH: Launch = Launch {
-    name: "tcgen05_mega",
-    bounds: gemm::bounds::<Single>(),
-    shared_bytes: Single::SHARED_BYTES,
-    args: ARGS,
-    archs: &[Arch::Sm100a],
-    geometry: Geometry::Fixed,
-};
+const fn launch<F: Form>(name: &'static str) -> Launch {
+    Launch {
+        name,
+        bounds: gemm::bounds::<F>(),
+        shared_bytes: F::SHARED_BYTES,
+        args: ARGS,
+        archs: &[Arch::Sm100a],
+        geometry: Geometry::Fixed,
+    }
+}
 
 /// The two products and what they hand on.
 struct Layer {
@@ -176,110 +180,130 @@ unsafe fn run<F: Form>(block: Block, layer: &Layer) {
     }
 }
 
-/// A layer's routed experts in one launch; see [`ARGS`] for shapes.
-///
-/// # Safety
-/// Buffers of the table's shapes, which nobody else uses while the kernel runs; `offsets`, `counts`, `row_token` and
-/// `slot_row` name rows and tokens that exist and belong together; all blocks of the grid resident at once; sm_100a.
-#[kernel(bounds = gemm::bounds::<Single>())]
-#[allow(clippy::too_many_arguments)]
-pub unsafe fn tcgen05_mega(
-    weights: *const u8,
-    alpha: *const f32,
-    alpha_up: *const f32,
-    weights_down: *const u8,
-    alpha_down: *const f32,
-    b_codes: *const u8,
-    b_scales: *const u8,
-    b_scale: *const f32,
-    offsets: *const u32,
-    counts: *const u32,
-    h_codes: *mut u8,
-    h_scales: *mut u8,
-    h_scale: *mut f32,
-    h_constant: *const f32,
-    saturated: *mut u32,
-    y: *mut f32,
-    row_token: *const u32,
-    slot_row: *const u32,
-    topk_weights: *const f32,
-    shared_row: *const u32,
-    token_scale: *const f32,
-    tokens: *const u32,
-    out: *mut u16,
-    out_f32: *mut f32,
-    range_counters: *mut u32,
-    token_counters: *mut u32,
-    experts: u32,
-    row_blocks: u32,
-    steps: u32,
-    row_blocks_down: u32,
-    columns: u32,
-    y_stride: u32,
-    out_stride: u32,
-    max_tokens: u32,
-    top_k: u32,
-    lag: u32,
-    limit: f32,
-) {
-    type F = Single;
-    // SAFETY: the caller's duties.
-    let block = unsafe { Block::enter::<F>(Groups { offsets, counts, experts }) };
-    let product =
-        |weights, (b_codes, b_scales, b_scale): (*const u8, *const u8, *const f32), rows, steps| Matrices {
-            weights,
-            b_codes,
-            b_scales,
-            b_scale,
-            row_blocks: rows,
-            steps,
-            first_block: 0,
-            block_count: rows,
-        };
-    let blocks = [row_blocks.div_ceil(F::BLOCKS), row_blocks_down.div_ceil(F::BLOCKS)];
-    let ranges = Ranges::new(range_counters, blocks, F::BLOCKS);
-    let first = SwigluNvfp4 {
-        codes: h_codes,
-        scales: h_scales,
-        row_scale: h_scale,
-        constant: h_constant,
-        steps: row_blocks,
-        saturated,
-        alphas: Alphas { gate: alpha, up: alpha_up },
-        limit,
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident, $form:ident, $launch:ident) => {
+        #[doc = concat!("Launch table row of [`", stringify!($name), "`]; dimensions: [`dims`].")]
+        pub const $launch: Launch = launch::<$form>(stringify!($name));
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// Buffers of the table's shapes, which nobody else uses while the kernel runs; `offsets`, `counts`, `row_token` and
+        /// `slot_row` name rows and tokens that exist and belong together; all blocks of the grid resident at once; sm_100a.
+        #[kernel(bounds = gemm::bounds::<$form>())]
+        #[allow(clippy::too_many_arguments)]
+        pub unsafe fn $name(
+            weights: *const u8,
+            alpha: *const f32,
+            alpha_up: *const f32,
+            weights_down: *const u8,
+            alpha_down: *const f32,
+            b_codes: *const u8,
+            b_scales: *const u8,
+            b_scale: *const f32,
+            offsets: *const u32,
+            counts: *const u32,
+            h_codes: *mut u8,
+            h_scales: *mut u8,
+            h_scale: *mut f32,
+            h_constant: *const f32,
+            saturated: *mut u32,
+            y: *mut f32,
+            row_token: *const u32,
+            slot_row: *const u32,
+            topk_weights: *const f32,
+            shared_row: *const u32,
+            token_scale: *const f32,
+            tokens: *const u32,
+            out: *mut u16,
+            out_f32: *mut f32,
+            range_counters: *mut u32,
+            token_counters: *mut u32,
+            experts: u32,
+            row_blocks: u32,
+            steps: u32,
+            row_blocks_down: u32,
+            columns: u32,
+            y_stride: u32,
+            out_stride: u32,
+            max_tokens: u32,
+            top_k: u32,
+            lag: u32,
+            limit: f32,
+        ) {
+            type F = $form;
+            // SAFETY: the caller's duties.
+            let block = unsafe { Block::enter::<F>(Groups { offsets, counts, experts }) };
+            let product =
+                |weights, (b_codes, b_scales, b_scale): (*const u8, *const u8, *const f32), rows, steps| Matrices {
+                    weights,
+                    b_codes,
+                    b_scales,
+                    b_scale,
+                    row_blocks: rows,
+                    steps,
+                    first_block: 0,
+                    block_count: rows,
+                };
+            let blocks = [row_blocks.div_ceil(F::BLOCKS), row_blocks_down.div_ceil(F::BLOCKS)];
+            let ranges = Ranges::new(range_counters, blocks, F::BLOCKS);
+            let first = SwigluNvfp4 {
+                codes: h_codes,
+                scales: h_scales,
+                row_scale: h_scale,
+                constant: h_constant,
+                steps: row_blocks,
+                saturated,
+                alphas: Alphas { gate: alpha, up: alpha_up },
+                limit,
+            };
+            let second = PlainF32 {
+                target: Target { out: y, stride: y_stride, features: columns },
+                alphas: Alphas { gate: alpha_down, up: alpha_down },
+            };
+            // SAFETY: one word.
+            let count = unsafe { *tokens }.min(max_tokens);
+            let mut shared = NONE;
+            if !shared_row.is_null() {
+                // SAFETY: one word.
+                shared = unsafe { *shared_row };
+            }
+            let tokens = Tokens {
+                row_token,
+                slot_row,
+                weights: topk_weights,
+                shared_row: shared,
+                scale: token_scale,
+                tokens: count,
+                top_k,
+                counters: token_counters,
+                groups: row_blocks_down * EPILOGUE_WARPS,
+                out,
+                out_f32,
+                stride: out_stride,
+            };
+            let layer = Layer {
+                matrices: [
+                    product(weights, (b_codes, b_scales, b_scale), row_blocks, steps),
+                    product(weights_down, (h_codes, h_scales, h_scale), row_blocks_down, row_blocks),
+                ],
+                first: First { output: first, ranges },
+                second: Second { output: second, ranges, tokens },
+                lag,
+            };
+            // SAFETY: the caller's duties.
+            unsafe { run::<F>(block, &layer) }
+        }
     };
-    let second = PlainF32 {
-        target: Target { out: y, stride: y_stride, features: columns },
-        alphas: Alphas { gate: alpha_down, up: alpha_down },
-    };
-    // SAFETY: a word each.
-    let (count, shared) =
-        unsafe { ((*tokens).min(max_tokens), if shared_row.is_null() { NONE } else { *shared_row }) };
-    let tokens = Tokens {
-        row_token,
-        slot_row,
-        weights: topk_weights,
-        shared_row: shared,
-        scale: token_scale,
-        tokens: count,
-        top_k,
-        counters: token_counters,
-        groups: row_blocks_down * EPILOGUE_WARPS,
-        out,
-        out_f32,
-        stride: out_stride,
-    };
-    let layer = Layer {
-        matrices: [
-            product(weights, (b_codes, b_scales, b_scale), row_blocks, steps),
-            product(weights_down, (h_codes, h_scales, h_scale), row_blocks_down, row_blocks),
-        ],
-        first: First { output: first, ranges },
-        second: Second { output: second, ranges, tokens },
-        lag,
-    };
-    // SAFETY: the caller's duties.
-    unsafe { run::<F>(block, &layer) }
+}
+
+entry! {
+    /// A layer's routed experts in one launch; see [`ARGS`] for shapes.
+    tcgen05_mega, Single, LAUNCH
+}
+entry! {
+    /// [`tcgen05_mega`] with two blocks for a tile; rows of tokens up to a multiple of 16 must be readable.
+    tcgen05_mega_pair, Pair, LAUNCH_PAIR
 }
 
 const _: () = assert!(GROUP_COLUMNS == 32);

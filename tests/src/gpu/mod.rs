@@ -177,7 +177,9 @@ fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     for form in [&tcgen05_gemm::SINGLE, &tcgen05_gemm::PAIR] {
         cases.extend(tcgen05_gemm::cases(form, sizes));
     }
-    cases.extend(tcgen05_mega::cases(sizes));
+    for form in [&tcgen05_mega::SINGLE, &tcgen05_mega::PAIR] {
+        cases.extend(tcgen05_mega::cases(form, sizes));
+    }
     cases
 }
 

@@ -29,11 +29,14 @@ pub const EXHAUSTIVE: [&str; 8] = [
 ];
 
 /// Kernels that the cases of another launch too.
-const COMPANIONS: [(&str, &str); 4] = [
+const COMPANIONS: [(&str, &str); 7] = [
     ("place_slots", "count_slots"),
     ("tcgen05_mega", "tcgen05_gemm_swiglu_nvfp4"),
     ("tcgen05_mega", "tcgen05_gemm_plain_f32"),
     ("tcgen05_mega", "combine"),
+    ("tcgen05_mega_pair", "tcgen05_gemm_swiglu_nvfp4"),
+    ("tcgen05_mega_pair", "tcgen05_gemm_plain_f32"),
+    ("tcgen05_mega_pair", "combine"),
 ];
 
 /// The built-in PTX without the entries that a kernel's cases do not launch: an emulator loads it sooner. Lines keep

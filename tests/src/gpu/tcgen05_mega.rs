@@ -9,8 +9,8 @@ use kernels::launch::{Dims, Launch};
 use kernels::operand::{BLOCK_ROWS, BlockOrder, STEP_CODE_BYTES, STEP_K, STEP_SCALE_BYTES};
 use kernels::slots::NONE;
 use kernels::tcgen05_gemm as gemm;
-use kernels::tcgen05_gemm::layout::{EPILOGUE_WARPS, START_ALIGN, Single};
-use kernels::tcgen05_mega::{self as mega, LAUNCH};
+use kernels::tcgen05_gemm::layout::{EPILOGUE_WARPS, Pair, START_ALIGN, Single};
+use kernels::tcgen05_mega as mega;
 
 use super::data::{hash, uniform};
 use super::outputs::{POISON, parallel};
@@ -20,8 +20,18 @@ use super::{Case, Check, Device, Size, Sizes, Value};
 /// Tokens that the buffers hold beyond those of the call.
 const SPARE: u32 = 3;
 
-/// The kernel's row of the launch table.
-pub static KERNEL: &Launch = &LAUNCH;
+/// A form of the kernel.
+pub struct Form {
+    launch: &'static Launch,
+    dims: fn(u32) -> Dims,
+    /// Blocks that share a tile.
+    blocks: u32,
+}
+
+/// One block for a tile.
+pub static SINGLE: Form = Form { launch: &mega::LAUNCH, dims: mega::dims::<Single>, blocks: 1 };
+/// Two blocks for a tile.
+pub static PAIR: Form = Form { launch: &mega::LAUNCH_PAIR, dims: mega::dims::<Pair>, blocks: 2 };
 
 /// Who goes where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +276,13 @@ impl Problem {
         Ok(o)
     }
 
-    fn launch(&self, device: &dyn Device, grid: u32, lag: u32, inputs: &Inputs) -> Result<Outputs, String> {
+    fn launch(
+        &self,
+        device: &dyn Device,
+        form: &Form,
+        (grid, lag): (u32, u32),
+        inputs: &Inputs,
+    ) -> Result<Outputs, String> {
         let mut o = self.poisoned(inputs);
         let [first, second] = self.row_blocks().map(|n| n as u32);
         let (count, shared_row) = ([self.tokens], [inputs.shared_row]);
@@ -306,9 +322,9 @@ impl Problem {
             [self.experts as u32, first, steps, second, hidden, hidden, hidden, max_tokens, self.top_k, lag];
         values.extend(numbers.map(Value::U32));
         values.push(Value::F32(self.limit));
-        let mut dims = mega::dims::<Single>(device.multiprocessors());
-        dims.grid[0] = if grid == 0 { dims.grid[0] } else { grid };
-        device.launch(KERNEL, dims, &mut values)?;
+        let mut dims = (form.dims)(device.multiprocessors());
+        dims.grid[0] = if grid == 0 { dims.grid[0] } else { grid * form.blocks };
+        device.launch(form.launch, dims, &mut values)?;
         if ranges.iter().chain(&finished).any(|&b| b != 0) {
             return Err("a counter is not zero behind the launch".to_owned());
         }
@@ -328,12 +344,12 @@ impl Problem {
         Ok(Arc::clone(kept.entry(key).or_insert(Arc::new((inputs, want)))))
     }
 
-    /// A launch with each grid (0: the device's own) and lag.
-    fn check(&self, device: &dyn Device, launches: &[(u32, u32)]) -> Check {
+    /// A launch with each grid, counted in tiles at a time (0: the device's own), and lag.
+    fn check(&self, device: &dyn Device, form: &Form, launches: &[(u32, u32)]) -> Check {
         let prepared = self.prepared(device)?;
         let (inputs, want) = &*prepared;
         for &(grid, lag) in launches {
-            let got = self.launch(device, grid, lag, inputs)?;
+            let got = self.launch(device, form, (grid, lag), inputs)?;
             let parts = [
                 ("byte of h", &got.h_codes, &want.h_codes),
                 ("scale of h", &got.h_scales, &want.h_scales),
@@ -369,25 +385,29 @@ fn u32s(v: &[u32]) -> Value<'_> {
     Value::In(bytemuck::cast_slice(v))
 }
 
-/// Every case.
-pub fn cases(sizes: &Sizes) -> Vec<Case> {
+/// Every case of one form.
+pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut case = |name: &str, parts: Vec<(Problem, &'static [(u32, u32)])>| {
-        let mut case = Case::new(KERNEL, name);
+        let mut case = Case::new(form.launch, name);
         for (problem, launches) in parts {
             case.part(problem.clone(), problem.elements() * launches.len(), move |device| {
-                problem.check(device, launches)
+                problem.check(device, form, launches)
             });
         }
         cases.push(case);
     };
-    // A shared expert with a tile on two row blocks of tokens; more stages than the ring has in each block; slots of a
-    // token, and the products of an expert, in different blocks.
+    // A shared expert with a tile on two row blocks of tokens; more stages than the ring has in each block.
     let few = Problem { limit: 1.0, saturates: true, shared: true, ..Problem::new(129, 1, 3, 272, 40) };
     if sizes.size == Size::Few {
         // Tokens without rows; two blocks that find the same rows not finite.
         let rowless = Problem { routing: Routing::Sparse, ..Problem::new(9, 1, 1, 16, 80) };
-        case("shape", vec![(few, &[(2, 1)]), (rowless, &[(2, 1)])]);
+        // Of a pair each block has a row block in both products.
+        let few = Problem { features: few.features * form.blocks as usize, ..few };
+        // Slots of a token in different blocks, and different pairs.
+        let apart = Problem::new(9, 2, 2, 16, 16);
+        let own: &[(u32, u32)] = if form.blocks == 1 { &[(2, 1)] } else { &[(1, 1)] };
+        case("shape", vec![(few, own), (rowless, &[(2, 1)]), (apart, &[(2, 1)])]);
         return cases;
     }
     let even = Problem::new(70, 3, 5, 208, 150);
