@@ -1,14 +1,19 @@
 //! `verify` on a healthy backend and on broken ones: what it must not let pass.
 
+use std::sync::LazyLock;
+
 use half::bf16;
 use megamoe::Result;
 use megamoe::cpu;
 use megamoe::io::{LayerInput, LayerOutput};
 use megamoe::options::{ForwardOptions, WarmupScales};
 use megamoe::oracle::QuantisedRow;
-use megamoe::verify::{Backend, Batch, Candidate, Outcome, Report, candidates, modes, verify};
+use megamoe::verify::{Backend, Batch, Candidate, Outcome, Report, candidates, modes, verify, verify_layer};
 use megamoe::weights::LayerWeights;
 use megamoe_tests::checkpoint_writer::{CheckpointSpec, SharedFormat};
+
+/// The backends, made once: making one may load every kernel.
+static CANDIDATES: LazyLock<Vec<Candidate>> = LazyLock::new(candidates);
 
 /// The CPU backend with something done to its results.
 struct Broken {
@@ -39,7 +44,7 @@ impl Backend for Broken {
     }
 
     fn quantise_row(&self, x: &[f32], scale: Option<f32>) -> Option<QuantisedRow> {
-        let cpu = candidates().into_iter().find(|c| c.name == "cpu")?.backend.ok()?;
+        let cpu = CANDIDATES.iter().find(|c| c.name == "cpu")?.backend.as_ref().ok()?;
         let mut row = cpu.quantise_row(x, scale)?;
         (self.row)(&mut row);
         Some(row)
@@ -58,22 +63,31 @@ fn run(layer: &LayerWeights, backend: Broken) -> Vec<Outcome> {
 const SAME: fn(&mut QuantisedRow) = |_| {};
 
 #[test]
-fn the_cpu_backend_passes() {
-    for (spec, skipped) in [
-        (CheckpointSpec::default(), 2),
-        (CheckpointSpec { input_scales: false, shared: SharedFormat::Fp8F32, ..Default::default() }, 3),
+fn healthy_backends_pass() {
+    let names: Vec<_> = CANDIDATES.iter().map(|c| c.name).collect();
+    assert_eq!(names, ["cpu", "emulator", "cuda"]);
+    let unusable = CANDIDATES.iter().filter(|c| c.backend.is_err()).count();
+    assert!(CANDIDATES[0].backend.is_ok() && CANDIDATES[1].backend.is_ok(), "{unusable} are unusable");
+    // The modes that need static scales are impossible without them: one, in each of two layers.
+    for (spec, impossible) in [
+        (CheckpointSpec::default(), 0),
+        (CheckpointSpec { input_scales: false, shared: SharedFormat::Fp8F32, ..Default::default() }, 2),
     ] {
         let mut report = Report::default();
+        let mut outcomes = 0;
         for layer in [0, 1] {
-            megamoe::verify::verify_layer(&spec.layer(layer), 6, &mut report).expect("it runs");
+            let layer = spec.layer(layer);
+            verify_layer(&layer, 6, &mut report).expect("it runs");
+            // Two batches.
+            outcomes += (names.len() - unusable) * 2 * modes(&layer).0.len();
         }
         for outcome in &report.outcomes {
             assert!(outcome.passed(), "{outcome:#?}");
             assert!(outcome.rel_l2 < 1e-3 && outcome.ids_equal + outcome.ids_undecided == outcome.tokens);
         }
         assert!(report.passed());
-        // Emulator and CUDA; and static scales, once per layer.
-        assert_eq!(report.skipped.len(), if skipped == 2 { 2 } else { 4 }, "{:?}", report.skipped);
+        assert_eq!(report.outcomes.len(), outcomes);
+        assert_eq!(report.skipped.len(), unusable + impossible, "{:?}", report.skipped);
     }
     assert!(!Report::default().passed(), "nothing was compared");
 }
