@@ -2,6 +2,7 @@
 
 use kernels::launch::Arch;
 use megamoe_tests::gpu::emulator::Emulator;
+use megamoe_tests::gpu::text::only;
 use megamoe_tests::gpu::{Sizes, cases_at};
 use ptx_emulator::machine::Schedule;
 
@@ -27,12 +28,10 @@ const FAULTS: [(&str, &str); 9] = [
 #[test]
 fn every_fault_is_caught() {
     let kernel = "expert_gemm_wide_plain_f32";
-    let ptx = Arch::Sm90a.ptx();
-    let start = ptx.find(&format!(".entry {kernel}(")).unwrap();
-    let end = start + ptx[start..].find("\n}\n").unwrap();
+    let ptx = only(Arch::Sm90a, &[kernel]);
     for (right, wrong) in FAULTS {
-        assert!(ptx[start..end].contains(right), "{right} is not in the PTX");
-        let ptx = [&ptx[..start], &ptx[start..end].replace(right, wrong), &ptx[end..]].concat();
+        assert!(ptx.contains(right), "{right} is not in the PTX");
+        let ptx = ptx.replace(right, wrong);
         let emulator = Emulator::with_ptx(Arch::Sm90a, Schedule::RoundRobin, &ptx).unwrap();
         let mut passed = 0;
         let failure = cases_at(&Sizes::FEW)

@@ -15,6 +15,7 @@
 //! | [`routing`] | the cases of routing, preparation of rows and combination |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
+//! | [`text`] | the PTX by kernel, and which kernels are the same code on both architectures |
 //! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
 //! | `cuda` | a `Device` on a card (feature `cuda`) |
 
@@ -35,6 +36,7 @@ pub mod read_stream;
 pub mod repack;
 pub mod routing;
 pub mod swiglu;
+pub mod text;
 
 /// A kernel argument with the memory behind it.
 pub enum Value<'a> {
@@ -111,6 +113,11 @@ impl Case {
     /// A case without parts.
     fn new(kernel: &'static Launch, name: impl std::fmt::Display) -> Self {
         Self { name: format!("{}/{name}", kernel.name), kernel, parts: Vec::new() }
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> &'static Launch {
+        self.kernel
     }
 
     /// Adds a part that has `elements` input elements to work on.

@@ -8,11 +8,9 @@ use std::path::Path;
 use kernels::launch::{Arch, Launch};
 use ptx_emulator::machine::Schedule;
 use ptx_emulator::mutate::{Equivalents, Observation, Plan, Report, RunError, Trial, run};
-use ptx_emulator::syntax::ast::Item;
-use ptx_emulator::syntax::parse;
 
 use super::emulator::Emulator;
-use super::{Case, Sizes, cases_at, routing};
+use super::{Case, Sizes, cases_at, routing, text};
 
 /// Schedules, by what is likely to notice most: warps in turn, consumers first, late copies.
 pub const SCHEDULES: [&str; 3] = ["round-robin", "consumer-first", "async-late"];
@@ -28,26 +26,6 @@ pub const EXHAUSTIVE: [&str; 8] = [
     "seed:2",
 ];
 
-/// Kernels that the cases of another launch too.
-const COMPANIONS: [(&str, &str); 1] = [("place_slots", "count_slots")];
-
-/// The built-in PTX without the entries that a kernel's cases do not launch: an emulator loads it sooner. Lines keep
-/// their numbers.
-fn needed(arch: Arch, kernel: &str) -> String {
-    let mut text = String::new();
-    let mut keeps = true;
-    for line in arch.ptx().lines() {
-        if let Some(entry) = line.strip_prefix(".visible .entry ") {
-            let name = entry.split('(').next().unwrap_or_default();
-            keeps = name == kernel || COMPANIONS.contains(&(kernel, name));
-        }
-        text += if keeps { line } else { "" };
-        text.push('\n');
-        keeps |= line == "}";
-    }
-    text
-}
-
 /// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`].
 pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) -> Result<Report, String> {
     let parse = |name: &&str| {
@@ -56,42 +34,16 @@ pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) ->
     };
     let schedules: Vec<(String, Schedule)> = schedules.iter().map(parse).collect::<Result<_, String>>()?;
     let equivalents = equivalents(kernel.name)?;
-    let ptx = needed(arch, kernel.name);
+    let ptx = text::only(arch, &[kernel.name]);
     let plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
     run(&plan, |trial| observe(arch, trial, cases_of(kernel, sizes)), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
 }
 
-/// A kernel's code without what names the architecture or the kernel's place in the module: the emulator makes no
-/// difference between two that are equal.
-pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
-    let module = parse(arch.ptx()).map_err(|e| e.to_string())?;
-    let shared = |item: &&Item| match item {
-        Item::Function(f) => f.name == kernel.name || !f.is_entry,
-        Item::Variable(_) => true,
-        Item::Raw(_) => false,
-    };
-    let text: String = module
-        .items
-        .iter()
-        .filter(shared)
-        .map(|item| match item {
-            Item::Function(f) => f.to_string(),
-            Item::Variable(v) => v.to_string(),
-            Item::Raw(text) => text.clone(),
-        })
-        .collect();
-    // Labels are `$L__BB`, the number of the function, `_`, and their own.
-    let mut parts = text.split("$L__BB");
-    let first = parts.next().unwrap_or_default().to_owned();
-    Ok(parts
-        .fold(first, |code, part| code + "$L__BB_" + part.split_once('_').map_or(part, |(_, label)| label)))
-}
-
 /// A kernel's PTX with a clamp of SwiGLU left out everywhere, by name; empty if it has none. In unrolled code no case
 /// need reach each clamp by itself, so that these are no mutants of one instruction.
 pub fn without_clamps(arch: Arch, kernel: &Launch) -> Vec<(&'static str, String)> {
-    let ptx = needed(arch, kernel.name);
+    let ptx = text::only(arch, &[kernel.name]);
     let drop = |clamp: &str, which: fn(usize) -> bool| -> String {
         let mut count = 0;
         let line = |line: &str| match line.trim_start().strip_prefix(clamp).map(|rest| rest.split(',')) {
