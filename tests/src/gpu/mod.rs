@@ -12,20 +12,24 @@
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
+//! | [`expert_gemm_mutation`] | what notices the mutants of those on wgmma |
 //! | [`routing`] | the cases of routing, preparation of rows and combination |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
 //! | [`text`] | the PTX by kernel, and which kernels are the same code on both architectures |
 //! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
+//! | [`coverage`] | which parts of the cases a mutant needs |
 //! | `cuda` | a `Device` on a card (feature `cuda`) |
 
 use kernels::launch::{Dims, Launch};
 
+pub mod coverage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
 pub mod emulator;
 pub mod expert_gemm;
+pub mod expert_gemm_mutation;
 pub mod mirror;
 pub mod mma_model;
 pub mod mutation;
@@ -130,6 +134,15 @@ impl Case {
         self.parts.push(Part { label: format!("{label:?}"), elements, body: Box::new(body) });
     }
 
+    /// A case for each part.
+    fn split(self) -> impl Iterator<Item = Case> {
+        let Case { name, kernel, parts } = self;
+        parts.into_iter().map(move |part| {
+            let name = if part.label.is_empty() { name.clone() } else { format!("{name}: {}", part.label) };
+            Case { name, kernel, parts: vec![Part { label: String::new(), ..part }] }
+        })
+    }
+
     /// Runs the parts that the device can afford, until one fails.
     pub fn run(self, device: &dyn Device) -> Result<Ran, String> {
         let mut ran = Ran::default();
@@ -141,7 +154,8 @@ impl Case {
                 ran.too_large += 1;
                 continue;
             }
-            (part.body)(device).map_err(|e| format!("{}: {e}", part.label))?;
+            let label = |e| if part.label.is_empty() { e } else { format!("{}: {e}", part.label) };
+            (part.body)(device).map_err(label)?;
             ran.passed += 1;
         }
         Ok(ran)

@@ -9,7 +9,9 @@ use kernels::launch::{Arch, Launch};
 use ptx_emulator::machine::Schedule;
 use ptx_emulator::mutate::{Equivalents, Observation, Plan, Report, RunError, Trial, run};
 
+use super::coverage::Coverage;
 use super::emulator::Emulator;
+use super::expert_gemm_mutation::{self, Prepared};
 use super::{Case, Sizes, cases_at, routing, text};
 
 /// Schedules, by what is likely to notice most: warps in turn, consumers first, late copies.
@@ -36,7 +38,8 @@ pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) ->
     let equivalents = equivalents(kernel.name)?;
     let ptx = text::only(arch, &[kernel.name]);
     let plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
-    run(&plan, |trial| observe(arch, trial, cases_of(kernel, sizes)), |_, _| ())
+    let (cases, coverage) = (Cases::of(kernel, sizes), Coverage::new(&ptx));
+    run(&plan, |trial| observe(arch, trial, cases.get(), &coverage), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
 }
 
@@ -72,7 +75,28 @@ pub fn without_clamps(arch: Arch, kernel: &Launch) -> Vec<(&'static str, String)
 /// Why a kernel's cases fail with another PTX text; `None` if they do not.
 pub fn failure(arch: Arch, kernel: &Launch, ptx: &str, sizes: &Sizes) -> Result<Option<String>, String> {
     let trial = Trial { ptx, schedule: Schedule::default(), budget: 1 << 26 };
-    Ok(observe(arch, &trial, cases_of(kernel, sizes))?.wrong)
+    Ok(observe(arch, &trial, Cases::of(kernel, sizes).get(), &Coverage::new(ptx))?.wrong)
+}
+
+/// Cases for any number of runs.
+enum Cases<'a> {
+    /// Of the few that are prepared.
+    Prepared(Prepared),
+    /// Those that the other tests have, made anew for each.
+    Ordinary(&'a Launch, &'a Sizes),
+}
+
+impl<'a> Cases<'a> {
+    fn of(kernel: &'a Launch, sizes: &'a Sizes) -> Self {
+        expert_gemm_mutation::prepare(kernel).map_or(Self::Ordinary(kernel, sizes), Self::Prepared)
+    }
+
+    fn get(&self) -> Vec<Case> {
+        match self {
+            Self::Prepared(prepared) => prepared.cases(),
+            Self::Ordinary(kernel, sizes) => cases_of(kernel, sizes),
+        }
+    }
 }
 
 /// The cases of a kernel.
@@ -84,13 +108,15 @@ pub fn cases_of(kernel: &Launch, sizes: &Sizes) -> Vec<Case> {
 }
 
 /// Runs cases until one fails.
-fn observe(arch: Arch, trial: &Trial<'_>, cases: Vec<Case>) -> Result<Observation, String> {
+fn observe(
+    arch: Arch,
+    trial: &Trial<'_>,
+    cases: Vec<Case>,
+    coverage: &Coverage<'_>,
+) -> Result<Observation, String> {
     let emulator =
         Emulator::with_ptx(arch, trial.schedule, trial.ptx)?.budget(trial.budget).after_predecessor()?;
-    let failed = cases.into_iter().find_map(|case| {
-        let name = case.name.clone();
-        case.run(&emulator).err().map(|e| format!("{name}: {e}"))
-    });
+    let failed = coverage.run(&emulator, trial.ptx, trial.schedule, cases);
     let seen = emulator.seen();
     Ok(Observation {
         findings: seen.findings,
