@@ -66,7 +66,7 @@ fn cases() -> Vec<(String, bool)> {
         })
         .collect();
     cases.sort();
-    assert!(cases.len() >= 18, "{cases:?}");
+    assert!(cases.len() >= 24, "{cases:?}");
     cases
 }
 
