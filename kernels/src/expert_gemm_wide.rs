@@ -8,33 +8,50 @@
 //! |---|---|---|
 //! | [`tiles`] | all | the tiles of a block, dealt round-robin over the grid |
 //! | [`loader`] | every warp | its own weights by bulk copies, its share of the token rows by 16-byte `cp.async` |
-//! | [`consumer`] | both warpgroups | expansion, wgmma, epilogue by [`output`] |
+//! | [`consumer`] | both warpgroups | a tile: loop over K, epilogue by [`output`] |
+//! | [`grouped`], [`stepped`] | | the loop over K: expansion and wgmma |
 //!
-//! A stage of the ring ([`layout`]) is two k units (128 columns): the units of the block's row tiles and the same
-//! columns of its tokens. Two forms: [`layout::Wide`] (`expert_gemm_wide_*`) with tiles of up to 128 tokens,
-//! [`layout::Narrow`] (`expert_gemm_narrow_*`) with up to 32 and two blocks on an SM, where reading weights is what takes
-//! the time. There is no warp that only brings: with a ninth one an SM's sub-partition would hold three, and 168
-//! registers for a thread are too few ([`crate::launch::registers_fit`]).
+//! A stage of the ring ([`layout`]) is one or two k units (64 columns each): the units of the block's row tiles and the
+//! same columns of its tokens. There is no warp that only brings: with a ninth one an SM's sub-partition would hold three,
+//! and 168 registers for a thread are too few ([`crate::launch::registers_fit`]).
 //!
-//! # Cycles of a k unit
-//! 256 weight rows by N tokens by 64 columns on one SM:
+//! | form | entries | weight rows x tokens | blocks per SM | MMAs between waits |
+//! |---|---|---|---|---|
+//! | [`layout::M128N256`] | `expert_gemm_m128n256_*` | 128 x 16, 32 .. 256 | 1 | 4: the k16 steps of a unit |
+//! | [`layout::M256N128`] | `expert_gemm_m256n128_*` | 256 x 16, 32 .. 128 | 1 | 4: two steps of two tiles |
+//! | [`layout::Wide`] | `expert_gemm_wide_*` | 256 x 32, 64, 96, 128 | 1 | 2: a step of two tiles |
+//! | [`layout::M128N64`] | `expert_gemm_m128n64_*` | 128 x 8, 16 .. 64 | 2 | 4: the k16 steps of a unit |
+//! | [`layout::M256N32`] | `expert_gemm_m256n32_*` | 256 x 8, 16, 24, 32 | 2 | 4: two steps of two tiles |
+//! | [`layout::Narrow`] | `expert_gemm_narrow_*` | 256 x 16, 32 | 2 | 2: a step of two tiles |
 //!
-//! | resource | cycles | N = 128 | N = 32 |
-//! |---|---|---|---|
-//! | tensor cores: 8 pairs of m64nNk16 of N / 2 cycles each | 8 N | 1024 | 256 |
-//! | logic pipe (half rate): 12 of them for each of the 2 x 8 words | 384 | 384 | 384 |
-//! | shared memory, 128 bytes a cycle: B by each warpgroup's wgmma, the ring's writes, A | 5 N + 144 | 784 | 304 |
-//! | L2, about 38 bytes a cycle at most: 9216 bytes of weights, 128 N of tokens | 3.4 N + 243 | 674 | 350 |
-//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 | 473 | 473 |
+//! # Cycles of a k unit on one SM
+//! N tokens of 64 columns; two warps on a scheduler (four with two blocks, which share them).
 //!
-//! The expansion takes 16 instructions for a word of eight weights (11 logic, 4 multiplications, a conversion). A warp
-//! executes about 300 for a unit where that is 128 + 8: barriers, copies, addresses and descriptors, mostly integer
-//! instructions on the same half-rate pipe. On an H200 that, and not memory or the tensor cores, is what the time goes
-//! by: 0.67 us for a unit with N = 32, 1.07 us with N = 128 in the wide form; copying once for two units instead of
-//! once for each made the narrow form 12 % faster, and the proxy fence accounts for 3 to 5 %.
+//! | resource | 256 rows | N = 128 | N = 32 | 128 rows | N = 256 | N = 64 |
+//! |---|---|---|---|---|---|---|
+//! | tensor cores | 8 N | 1024 | 256 | 4 N | 1024 | 256 |
+//! | logic pipe (half rate), 12 for each word: 8 or 4 a warp | 384 | 384 | 384 | 192 | 192 | 192 |
+//! | shared memory, 128 bytes a cycle: B by each warpgroup's wgmma, the ring's writes, A | 5 N + 144 | 784 | 304 | 3 N + 72 | 840 | 264 |
+//! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 | 674 | 350 | 3.4 N + 121 | 984 | 337 |
+//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 | 473 | 473 | 236 | 236 | 236 |
 //!
-//! Gate and up of 48 experts on an H200: 535 us with 8 rows for each (49 % of the read bandwidth; 264 blocks share
-//! 1152 tiles, 87 % of five rounds), 2155 us with 256 (502 TFLOP/s).
+//! The expansion takes 16 instructions for a word of eight weights (11 logic, 4 multiplications, a conversion). Counted in
+//! the machine code (ptxas 13.0, bf16 out), instructions of a warp for a unit, the largest width:
+//!
+//! | form | all | logic pipe | issue slots of a scheduler | cycles of its logic pipe |
+//! |---|---|---|---|---|
+//! | M128N256 | 218 | 98 | 436 | 392 |
+//! | M256N128 | 268 | 143 | 536 | 572 |
+//! | M128N64 | 152 | 75 | 304 | 300 |
+//! | M256N32 | 256 | 142 | 512 | 568 |
+//!
+//! The epilogue with SwiGLU takes about 500 instructions of a warp for 32 tokens of a row tile, and nothing runs beside it:
+//! the ring is full by then, but both warpgroups end a tile at nearly the same time.
+//!
+//! Before there were groups of four, [`layout::Wide`] took 1.07 us for a unit and [`layout::Narrow`] 0.67 us on an H200:
+//! neither is explained by a pipe, all are half idle. What is left is time: a warp waits for the MMAs of the step before,
+//! then expands, then waits for the other three. So larger groups, with fewer waits and fences, and half of the expansions
+//! for as many MMAs.
 //!
 //! Floors for DeepSeek-V4-Pro's 48 experts: reading all weights at 4.5 TB/s takes 264 us for gate and up and 132 us for
 //! down; 8192 tokens with six picks take 6.18 ms and 3.09 ms at 700 TFLOP/s.
@@ -46,13 +63,15 @@ use cuda_std::{grid, mbarrier};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
+pub mod grouped;
 pub mod layout;
 pub mod loader;
 pub mod notes;
 pub mod output;
+pub mod stepped;
 pub mod tiles;
 
-use layout::{Form, Narrow, THREADS, WARPS, Wide};
+use layout::{Form, M128N64, M128N256, M256N32, M256N128, Narrow, THREADS, WARPS, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
@@ -97,13 +116,7 @@ impl Operands {
 /// Width of the tile for `rows` rows: the narrowest that the form has.
 #[inline(always)]
 pub const fn width_of<F: Form>(rows: u32) -> u32 {
-    if F::WIDTH == 32 {
-        if rows <= 16 { 16 } else { 32 }
-    } else if rows <= 32 {
-        32
-    } else {
-        rows.next_multiple_of(32)
-    }
+    rows.next_multiple_of(F::STEP)
 }
 
 macro_rules! args {
@@ -172,7 +185,7 @@ pub const fn dims<F: Form>(sms: u32) -> Dims {
 /// All threads of a block of [`THREADS`] with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
 /// entries demand.
 #[inline(always)]
-unsafe fn run<F: Form, O: Output>(operands: &Operands, output: &O) {
+unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
     // SAFETY: every thread of the block is here.
     unsafe {
         let shared = shared::dynamic();
@@ -297,13 +310,73 @@ entry! {
     /// Scaled sums in f32, few tokens.
     expert_gemm_narrow_plain_f32, Narrow, NARROW_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
 }
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 256 tokens by 128 weight rows.
+    expert_gemm_m128n256_swiglu_bf16, M128N256, M128N256_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 256 tokens by 128 weight rows.
+    expert_gemm_m128n256_swiglu_f32, M128N256, M128N256_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 256 tokens by 128 weight rows.
+    expert_gemm_m128n256_plain_f32, M128N256, M128N256_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 128 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n128_swiglu_bf16, M256N128, M256N128_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 128 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n128_swiglu_f32, M256N128, M256N128_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 128 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n128_plain_f32, M256N128, M256N128_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 32 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n32_swiglu_bf16, M256N32, M256N32_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 32 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n32_swiglu_f32, M256N32, M256N32_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 32 tokens by 256 weight rows, groups of four.
+    expert_gemm_m256n32_plain_f32, M256N32, M256N32_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, up to 64 tokens by 128 weight rows.
+    expert_gemm_m128n64_swiglu_bf16, M128N64, M128N64_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, up to 64 tokens by 128 weight rows.
+    expert_gemm_m128n64_swiglu_f32, M128N64, M128N64_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, up to 64 tokens by 128 weight rows.
+    expert_gemm_m128n64_plain_f32, M128N64, M128N64_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
 
 /// Every entry of this file.
-pub const LAUNCHES: [Launch; 6] = [
+pub const LAUNCHES: [Launch; 18] = [
     WIDE_SWIGLU_BF16,
     WIDE_SWIGLU_F32,
     WIDE_PLAIN_F32,
     NARROW_SWIGLU_BF16,
     NARROW_SWIGLU_F32,
     NARROW_PLAIN_F32,
+    M128N256_SWIGLU_BF16,
+    M128N256_SWIGLU_F32,
+    M128N256_PLAIN_F32,
+    M256N128_SWIGLU_BF16,
+    M256N128_SWIGLU_F32,
+    M256N128_PLAIN_F32,
+    M256N32_SWIGLU_BF16,
+    M256N32_SWIGLU_F32,
+    M256N32_PLAIN_F32,
+    M128N64_SWIGLU_BF16,
+    M128N64_SWIGLU_F32,
+    M128N64_PLAIN_F32,
 ];

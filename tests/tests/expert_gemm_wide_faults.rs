@@ -1,4 +1,4 @@
-//! Faults planted in the PTX of the wide form of the expert GEMMs: each is caught by its cases on the emulator.
+//! Faults planted in the PTX of wgmma forms of the expert GEMMs: each is caught by its cases on the emulator.
 
 use kernels::launch::Arch;
 use megamoe_tests::gpu::emulator::Emulator;
@@ -10,7 +10,7 @@ use ptx_emulator::machine::Schedule;
 const FAULTS: [(&str, &str); 9] = [
     // Gathered rows are not shown to wgmma, or announced before they are there.
     ("fence.proxy.async.shared::cta;", ""),
-    ("cp.async.wait_group 1;", "cp.async.wait_group 7;"),
+    ("cp.async.wait_group 0;", "cp.async.wait_group 7;"),
     // Nobody counts the bytes of the weights.
     ("mbarrier.expect_tx.relaxed.cta.shared::cta.b64", "//"),
     // The second k16 step takes the columns of the first.
@@ -26,8 +26,21 @@ const FAULTS: [(&str, &str); 9] = [
 ];
 
 #[test]
-fn every_fault_is_caught() {
-    let kernel = "expert_gemm_wide_plain_f32";
+fn every_fault_is_caught_in_the_wide_form() {
+    every_fault_is_caught("expert_gemm_wide_plain_f32");
+}
+
+#[test]
+fn every_fault_is_caught_in_groups_of_one_tile() {
+    every_fault_is_caught("expert_gemm_m128n256_plain_f32");
+}
+
+#[test]
+fn every_fault_is_caught_in_groups_of_two_tiles() {
+    every_fault_is_caught("expert_gemm_m256n128_plain_f32");
+}
+
+fn every_fault_is_caught(kernel: &str) {
     let ptx = only(Arch::Sm90a, &[kernel]);
     for (right, wrong) in FAULTS {
         assert!(ptx.contains(right), "{right} is not in the PTX");

@@ -133,8 +133,7 @@ impl Gemm {
         });
         match (form, small) {
             (Form::Small, Some(dims)) => Ok((epilogue.small(), dims)),
-            (Form::Narrow, _) if wgmma => Ok((epilogue.narrow(), wide::dims::<layout::Narrow>(sms))),
-            (Form::Wide, _) if wgmma => Ok((epilogue.wide(), wide::dims::<layout::Wide>(sms))),
+            (form, _) if wgmma && form != Form::Small => Ok((epilogue.wgmma(form), wgmma_dims(form, sms))),
             (form, _) => {
                 let what = format!("{form:?} GEMM of {} columns on {}", self.packed.k(), queue.arch().name());
                 Err(Error::unsupported(what, "choose the other form"))
@@ -152,19 +151,37 @@ impl Epilogue {
         }
     }
 
-    fn narrow(self) -> &'static Launch {
-        match self {
-            Epilogue::SwigluBf16 => &wide::NARROW_SWIGLU_BF16,
-            Epilogue::SwigluF32 => &wide::NARROW_SWIGLU_F32,
-            Epilogue::Plain => &wide::NARROW_PLAIN_F32,
+    /// The kernel of a form on wgmma.
+    fn wgmma(self, form: Form) -> &'static Launch {
+        macro_rules! kernels {
+            ($($form:ident: $bf16:ident $f32:ident $plain:ident),*) => {
+                match (form, self) {
+                    (Form::Small, _) => self.small(),
+                    $((Form::$form, Epilogue::SwigluBf16) => &wide::$bf16,
+                    (Form::$form, Epilogue::SwigluF32) => &wide::$f32,
+                    (Form::$form, Epilogue::Plain) => &wide::$plain,)*
+                }
+            };
         }
+        kernels!(
+            Narrow: NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32,
+            Wide: WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32,
+            M128N256: M128N256_SWIGLU_BF16 M128N256_SWIGLU_F32 M128N256_PLAIN_F32,
+            M256N128: M256N128_SWIGLU_BF16 M256N128_SWIGLU_F32 M256N128_PLAIN_F32,
+            M256N32: M256N32_SWIGLU_BF16 M256N32_SWIGLU_F32 M256N32_PLAIN_F32,
+            M128N64: M128N64_SWIGLU_BF16 M128N64_SWIGLU_F32 M128N64_PLAIN_F32
+        )
     }
+}
 
-    fn wide(self) -> &'static Launch {
-        match self {
-            Epilogue::SwigluBf16 => &wide::WIDE_SWIGLU_BF16,
-            Epilogue::SwigluF32 => &wide::WIDE_SWIGLU_F32,
-            Epilogue::Plain => &wide::WIDE_PLAIN_F32,
-        }
+/// Dimensions of a form on wgmma on a device of `sms` multiprocessors.
+fn wgmma_dims(form: Form, sms: u32) -> Dims {
+    match form {
+        Form::Narrow => wide::dims::<layout::Narrow>(sms),
+        Form::M128N256 => wide::dims::<layout::M128N256>(sms),
+        Form::M256N128 => wide::dims::<layout::M256N128>(sms),
+        Form::M256N32 => wide::dims::<layout::M256N32>(sms),
+        Form::M128N64 => wide::dims::<layout::M128N64>(sms),
+        Form::Small | Form::Wide => wide::dims::<layout::Wide>(sms),
     }
 }

@@ -6,17 +6,8 @@ use super::notes::Notes;
 use crate::fragment::UNIT_BYTES;
 use crate::launch::registers_fit;
 
-/// Adjacent row tiles of one warp: one of each of its warpgroup's two m64 tiles.
-pub const WARP_ROW_TILES: u32 = 2;
 /// Bytes of the k unit of one row tile.
 pub const UNIT: u32 = UNIT_BYTES as u32;
-/// Tokens that a warp stages at a time in the epilogue.
-pub const CHUNK: u32 = 16;
-/// Words from one token to the next in the staging area: 32 rows and a gap with which neither the scalar stores by
-/// fragment nor the 16-byte loads by token meet in a bank.
-pub const CHUNK_PITCH: u32 = 36;
-/// Bytes of a warp's staging area.
-pub const CHUNK_BYTES: u32 = CHUNK * CHUNK_PITCH * 4;
 /// Bytes of a barrier.
 const BARRIER: u32 = cuda_std::mbarrier::BYTES;
 
@@ -25,14 +16,17 @@ pub const WARPS: u32 = 8;
 /// Threads of a block.
 pub const THREADS: u32 = 32 * WARPS;
 
-/// k units of a stage; the last one of a tile may have fewer.
-pub const STAGE_UNITS: u32 = 2;
-
 /// A form of the kernel: how wide its tiles are, and how the shared memory is divided.
 pub trait Form {
     /// Widest tile in tokens.
     const WIDTH: u32;
-    /// Stages of the ring, [`STAGE_UNITS`] k units each.
+    /// What widths are multiples of.
+    const STEP: u32;
+    /// m64 tiles of a warpgroup, 1 or 2; a warp has as many adjacent row tiles, one of each.
+    const TILES: u32;
+    /// k units of a stage, 1 or 2; the last stage of a tile may have fewer.
+    const STAGE_UNITS: u32;
+    /// Stages of the ring.
     const STAGES: u32;
     /// Stages that are brought ahead of the one in use.
     const AHEAD: u32;
@@ -43,20 +37,28 @@ pub trait Form {
     /// Blocks on one multiprocessor.
     const BLOCKS_PER_SM: u32;
 
+    /// Tokens that a warp stages at a time in the epilogue: a lane takes the results of one token and row tile.
+    const CHUNK: u32 = 32 / Self::TILES;
+    /// Words from one token to the next in the staging area: the warp's rows and a gap with which neither the scalar
+    /// stores by fragment nor the 16-byte loads by token meet in a bank.
+    const CHUNK_PITCH: u32 = 16 * Self::TILES + 4;
+    /// Bytes of a warp's staging area.
+    const CHUNK_BYTES: u32 = Self::CHUNK * Self::CHUNK_PITCH * 4;
+
     /// Row tiles of a block's tile.
-    const ROW_TILES: u32 = WARPS * WARP_ROW_TILES;
+    const ROW_TILES: u32 = WARPS * Self::TILES;
     /// Bytes of a unit's tokens.
     const UNIT_B_BYTES: u32 = Self::WIDTH * B_ROW_BYTES;
     /// Bytes of a stage's tokens: unit by unit.
-    const B_BYTES: u32 = STAGE_UNITS * Self::UNIT_B_BYTES;
+    const B_BYTES: u32 = Self::STAGE_UNITS * Self::UNIT_B_BYTES;
     /// Bytes of a stage's weights: row tile by row tile.
-    const A_BYTES: u32 = Self::ROW_TILES * STAGE_UNITS * UNIT;
+    const A_BYTES: u32 = Self::ROW_TILES * Self::STAGE_UNITS * UNIT;
     /// Offset of the first stage's weights; the tokens start at 0, aligned for the swizzle.
     const A_OFFSET: u32 = Self::STAGES * Self::B_BYTES;
     /// Offset of the staging areas, one per warp.
     const CHUNK_OFFSET: u32 = Self::A_OFFSET + Self::STAGES * Self::A_BYTES;
     /// Offset of the notes, one per warp.
-    const NOTES_OFFSET: u32 = Self::CHUNK_OFFSET + WARPS * CHUNK_BYTES;
+    const NOTES_OFFSET: u32 = Self::CHUNK_OFFSET + WARPS * Self::CHUNK_BYTES;
     /// Bytes of a warp's notes.
     const NOTES_BYTES: u32 = Notes::bytes(Self::WIDTH);
     /// Offset of the barriers "stage is full": an arrival of every warp, and the bytes of the weights.
@@ -71,8 +73,9 @@ pub trait Form {
     /// Fails compilation if the numbers do not fit together.
     const FITS: () = {
         assert!(Self::UNIT_B_BYTES.is_multiple_of(1024), "the swizzle's pattern starts at multiples of 1024");
-        assert!(Self::A_BYTES.is_multiple_of(16) && CHUNK_BYTES.is_multiple_of(16));
+        assert!(Self::A_BYTES.is_multiple_of(16) && Self::CHUNK_BYTES.is_multiple_of(16));
         assert!(Self::NOTES_BYTES.is_multiple_of(16));
+        assert!(matches!((Self::TILES, Self::STAGE_UNITS), (1 | 2, 1 | 2)));
         // A stage is announced before its use.
         assert!(Self::LAG < Self::AHEAD && Self::AHEAD < Self::STAGES);
         // 227 KiB for one block of an SM; all blocks share 228, each with 1 KiB of its own.
@@ -82,11 +85,14 @@ pub trait Form {
     };
 }
 
-/// For many tokens: one block per SM, up to 128 tokens by 256 weight rows.
+/// One block per SM, up to 128 tokens by 256 weight rows, a step of a pair of tiles at a time.
 pub struct Wide;
 
 impl Form for Wide {
     const WIDTH: u32 = 128;
+    const STEP: u32 = 32;
+    const TILES: u32 = 2;
+    const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 4;
     const AHEAD: u32 = 3;
     const LAG: u32 = 1;
@@ -94,11 +100,75 @@ impl Form for Wide {
     const BLOCKS_PER_SM: u32 = 1;
 }
 
-/// For few tokens: two blocks per SM, up to 32 tokens by 256 weight rows.
+/// For few tokens: two blocks per SM, up to 32 tokens by 256 weight rows, a step of a pair of tiles at a time.
 pub struct Narrow;
 
 impl Form for Narrow {
     const WIDTH: u32 = 32;
+    const STEP: u32 = 16;
+    const TILES: u32 = 2;
+    const STAGE_UNITS: u32 = 2;
+    const STAGES: u32 = 3;
+    const AHEAD: u32 = 2;
+    const LAG: u32 = 1;
+    const REGISTERS: u32 = 128;
+    const BLOCKS_PER_SM: u32 = 2;
+}
+
+/// For many tokens: one block per SM, up to 256 tokens by 128 weight rows. Half of [`Wide`]'s expansions for as many
+/// products.
+pub struct M128N256;
+
+impl Form for M128N256 {
+    const WIDTH: u32 = 256;
+    const STEP: u32 = 16;
+    const TILES: u32 = 1;
+    const STAGE_UNITS: u32 = 1;
+    const STAGES: u32 = 5;
+    const AHEAD: u32 = 3;
+    const LAG: u32 = 1;
+    const REGISTERS: u32 = 248;
+    const BLOCKS_PER_SM: u32 = 1;
+}
+
+/// [`Wide`] with groups of four MMAs.
+pub struct M256N128;
+
+impl Form for M256N128 {
+    const WIDTH: u32 = 128;
+    const STEP: u32 = 16;
+    const TILES: u32 = 2;
+    const STAGE_UNITS: u32 = 2;
+    const STAGES: u32 = 4;
+    const AHEAD: u32 = 3;
+    const LAG: u32 = 1;
+    const REGISTERS: u32 = 248;
+    const BLOCKS_PER_SM: u32 = 1;
+}
+
+/// [`Narrow`] with groups of four MMAs.
+pub struct M256N32;
+
+impl Form for M256N32 {
+    const WIDTH: u32 = 32;
+    const STEP: u32 = 8;
+    const TILES: u32 = 2;
+    const STAGE_UNITS: u32 = 2;
+    const STAGES: u32 = 3;
+    const AHEAD: u32 = 2;
+    const LAG: u32 = 1;
+    const REGISTERS: u32 = 128;
+    const BLOCKS_PER_SM: u32 = 2;
+}
+
+/// Between the two: two blocks per SM, up to 64 tokens by 128 weight rows.
+pub struct M128N64;
+
+impl Form for M128N64 {
+    const WIDTH: u32 = 64;
+    const STEP: u32 = 8;
+    const TILES: u32 = 1;
+    const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
     const AHEAD: u32 = 2;
     const LAG: u32 = 1;
@@ -165,22 +235,28 @@ mod tests {
             at.advance::<Wide>();
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
-        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (227_792, 99_776));
+        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_816, 100_800));
+        assert_eq!((M128N256::SHARED_BYTES, M128N64::SHARED_BYTES), (217_056, 100_800));
     }
 
     #[test]
     fn staging_does_not_conflict() {
-        // Stores: lane (g, t) at token 2t, row g. Loads: eight lanes of a phase, token l / 2, 16 bytes of half l % 2.
-        let banks = |address: &dyn Fn(u32) -> u32, lanes: u32, words: u32| {
-            let mut seen = 0u64;
-            for lane in 0..lanes {
-                for word in 0..words {
-                    seen |= 1 << ((address(lane) + word) % 32);
+        fn check<F: Form>() {
+            let (tiles, pitch) = (F::TILES, F::CHUNK_PITCH);
+            let banks = |address: &dyn Fn(u32) -> u32, lanes: u32, words: u32| {
+                let mut seen = 0u64;
+                for lane in 0..lanes {
+                    for word in 0..words {
+                        seen |= 1 << ((address(lane) + word) % 32);
+                    }
                 }
-            }
-            seen.count_ones()
-        };
-        assert_eq!(banks(&|l| 2 * (l % 4) * CHUNK_PITCH + l / 4, 32, 1), 32);
-        assert_eq!(banks(&|l| l / 2 * CHUNK_PITCH + l % 2 * 16, 8, 4), 32);
+                seen.count_ones()
+            };
+            // Stores: lane (g, t) at token 2t, row g. Loads: eight lanes of a phase, 16 bytes of a token's row tile.
+            assert_eq!(banks(&|l| 2 * (l % 4) * pitch + l / 4, 32, 1), 32);
+            assert_eq!(banks(&|l| l / tiles * pitch + l % tiles * 16, 8, 4), 32);
+        }
+        check::<Wide>();
+        check::<M128N256>();
     }
 }

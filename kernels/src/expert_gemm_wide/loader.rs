@@ -5,19 +5,19 @@ use cuda_std::prelude::*;
 use cuda_std::wgmma_rs::{B_ROW_BYTES, swizzled_chunk};
 use cuda_std::{bulk, cp_async, fence, mbarrier};
 
-use super::layout::{Form, Position, STAGE_UNITS, THREADS, UNIT, WARP_ROW_TILES};
-use super::notes::{Notes, Who};
+use super::layout::{Form, Position, THREADS, UNIT};
+use super::notes::{BATCHES, Notes, Who};
 use super::{Operands, width_of};
 
 /// 16-byte chunks of a token row in one k unit.
 const UNIT_CHUNKS: u32 = B_ROW_BYTES / 16;
 /// Rows of B that the block copies at a time: eight threads bring 128 bytes of one row.
 const BATCH_ROWS: u32 = THREADS / UNIT_CHUNKS;
-/// Most batches: of tiles of 128.
-const BATCHES: usize = 4;
 
 // A batch further the swizzle is the same.
-const _: () = assert!(BATCH_ROWS.is_multiple_of(8) && STAGE_UNITS == 2);
+const _: () = assert!(BATCH_ROWS.is_multiple_of(8));
+// A warp has four rows of each batch, and as many lanes as rows of eight batches.
+const _: () = assert!(32 / UNIT_CHUNKS * BATCHES as u32 == 32);
 
 /// One warp's copies, stage by stage through all tiles of the block.
 ///
@@ -32,10 +32,8 @@ pub struct Loader {
     weights: *const u8,
     /// Bytes from there to its second one.
     second: u32,
-    /// Columns of B of the next stage.
+    /// The lane's chunk of the next stage's first unit, in row 0 of B.
     b: *const u8,
-    /// The thread's chunks of the first unit in its rows of the tile, in 16-byte units from the start of B.
-    rows: [u32; BATCHES],
     /// How many rows of B follow the thread's first one in the tile's width, it included; maybe none.
     wanted: i32,
     /// The thread's place in B.
@@ -56,7 +54,6 @@ impl Loader {
             weights: operands.weights,
             second: 0,
             b: operands.b.cast(),
-            rows: [0; BATCHES],
             wanted: 0,
             place: shared + row * B_ROW_BYTES + 16 * swizzled_chunk(row, chunk),
         };
@@ -87,33 +84,37 @@ impl Loader {
             mbarrier::wait_parity(shared + at.empty::<F>(), at.parity ^ 1);
             warp::sync_warp(warp::FULL);
             if self.left != 0 {
-                let units = self.left.min(STAGE_UNITS);
+                let units = self.left.min(F::STAGE_UNITS);
                 if warp::elect(warp::FULL) {
                     let full = shared + at.full::<F>();
                     // This warp's arrival is still to come, so the phase stays.
-                    mbarrier::expect_tx(full, WARP_ROW_TILES * UNIT * units);
-                    let own = thread::thread_idx_x() / 32 * (WARP_ROW_TILES * STAGE_UNITS * UNIT);
+                    mbarrier::expect_tx(full, F::TILES * UNIT * units);
+                    let own = thread::thread_idx_x() / 32 * (F::TILES * F::STAGE_UNITS * UNIT);
                     let to = shared + F::A_OFFSET + own + at.slot * F::A_BYTES;
                     bulk::load(to, self.weights, UNIT * units, full);
-                    let second = self.weights.wrapping_add(self.second as usize);
-                    bulk::load(to + STAGE_UNITS * UNIT, second, UNIT * units, full);
+                    if F::TILES == 2 {
+                        let second = self.weights.wrapping_add(self.second as usize);
+                        bulk::load(to + F::STAGE_UNITS * UNIT, second, UNIT * units, full);
+                    }
                 }
                 let to = self.place + at.slot * F::B_BYTES;
+                let own = warp::lane_id() / UNIT_CHUNKS;
+                let rows = notes.rows::<F>(own);
                 let mut batch = 0;
                 while batch < F::WIDTH.div_ceil(BATCH_ROWS) as usize {
                     let first = BATCH_ROWS * batch as u32;
-                    if self.wanted > first as i32 {
-                        let from = self.b.wrapping_add(self.rows[batch] as usize * 16);
-                        cp_async::copy_16(to + first * B_ROW_BYTES, from);
-                        if units == STAGE_UNITS {
-                            let second = to + F::UNIT_B_BYTES + first * B_ROW_BYTES;
-                            cp_async::copy_16(second, from.wrapping_add(B_ROW_BYTES as usize));
-                        }
+                    let from = self.b.wrapping_add(rows[batch] as usize * 16);
+                    let wanted = self.wanted > first as i32;
+                    cp_async::copy_16_if(to + first * B_ROW_BYTES, from, wanted);
+                    if F::STAGE_UNITS == 2 {
+                        let second = to + F::UNIT_B_BYTES + first * B_ROW_BYTES;
+                        let wanted = wanted & (units == 2);
+                        cp_async::copy_16_if(second, from.wrapping_add(B_ROW_BYTES as usize), wanted);
                     }
                     batch += 1;
                 }
-                self.weights = self.weights.wrapping_add((STAGE_UNITS * UNIT) as usize);
-                self.b = self.b.wrapping_add((STAGE_UNITS * B_ROW_BYTES) as usize);
+                self.weights = self.weights.wrapping_add((F::STAGE_UNITS * UNIT) as usize);
+                self.b = self.b.wrapping_add((F::STAGE_UNITS * B_ROW_BYTES) as usize);
                 self.left -= units;
                 if self.left == 0 {
                     self.next_tile::<F>(notes, operands, blocks);
@@ -131,7 +132,10 @@ impl Loader {
     #[inline(always)]
     unsafe fn next_tile<F: Form>(&mut self, notes: Notes, operands: &Operands, blocks: u32) {
         // SAFETY: the caller's duties.
-        let Some(tile) = (unsafe { notes.next::<F>(Who::Loader, operands, blocks) }) else { return };
+        let tile = unsafe { notes.next::<F>(Who::Loader, operands, blocks) };
+        if tile.rows == 0 {
+            return;
+        }
         // SAFETY: `offsets` has an element per expert.
         let first = unsafe { *operands.offsets.add(tile.expert as usize) } + tile.first;
         // What follows from these is worked out here and not kept in registers through the loop.
@@ -139,36 +143,34 @@ impl Loader {
         let (k_units, row_tiles) = (opaque_u32(operands.k_units), opaque_u32(operands.row_tiles));
         let (own, chunk) = (thread / UNIT_CHUNKS, thread % UNIT_CHUNKS);
         self.wanted = width_of::<F>(tile.rows) as i32 - own as i32;
-        // Rows past the end are copies of the last one; their results are not stored.
-        let mut batch = 0;
-        while batch < F::WIDTH.div_ceil(BATCH_ROWS) as usize {
-            let row = first + (own + BATCH_ROWS * batch as u32).min(tile.rows - 1);
-            // SAFETY: `row_token` is null or holds the expert's rows.
-            let token = unsafe { operands.token(row) };
-            self.rows[batch] = token * (UNIT_CHUNKS * k_units) + chunk;
-            batch += 1;
+        // A lane for each of the warp's rows: the fourth part of a batch, of every batch. Rows past the end are copies of
+        // the last one; their results are not stored.
+        let row = own + BATCH_ROWS * chunk;
+        // SAFETY: `row_token` is null or holds the expert's rows; the warp is here.
+        unsafe {
+            let token = operands.token(first + row.min(tile.rows - 1));
+            notes.set_row(thread % 32, token * (UNIT_CHUNKS * k_units));
         }
         // Row tiles past the end are copies of the last one; their results are not stored.
         let first_tile = tile.block * F::ROW_TILES;
         let last = operands.tile_count - 1 - first_tile;
-        let own = thread / 32 * WARP_ROW_TILES;
+        let own = thread / 32 * F::TILES;
         let row_tile_bytes = k_units * UNIT;
         let matrix = tile.expert as usize * row_tiles as usize;
         let row_tile = matrix + (operands.first_tile + first_tile + own.min(last)) as usize;
         self.weights = operands.weights.wrapping_add(row_tile * row_tile_bytes as usize);
         self.second = if own < last { row_tile_bytes } else { 0 };
-        self.b = operands.b.cast();
+        self.b = operands.b.cast::<u8>().wrapping_add((16 * chunk) as usize);
         self.left = k_units;
     }
 
     /// Tells all warps that this one's token rows of the stage at slot `slot` are there.
     ///
     /// # Safety
-    /// The whole warp; the stage had its turn [`Form::LAG`] turns ago.
+    /// The whole warp; since the stage's turn at most `PENDING` others had theirs.
     #[inline(always)]
-    pub unsafe fn announce<F: Form>(&self, slot: u32, shared: u32) {
-        const { assert!(F::LAG == LAG) };
-        cp_async::wait_group::<LAG>();
+    unsafe fn announce<F: Form, const PENDING: u32>(&self, slot: u32, shared: u32) {
+        cp_async::wait_group::<PENDING>();
         // Every lane for its own copies; then one arrival for the warp.
         fence::proxy_async_shared();
         // SAFETY: the warp is here, and the barrier is live.
@@ -179,7 +181,42 @@ impl Loader {
             }
         }
     }
-}
 
-/// [`Form::LAG`] of every form, as a literal.
-const LAG: u32 = 1;
+    /// [`Loader::announce`] for the stage whose turn was [`Form::LAG`] turns before the one that comes.
+    ///
+    /// # Safety
+    /// The whole warp.
+    #[inline(always)]
+    pub unsafe fn announce_lagging<F: Form>(&self, slot: u32, shared: u32) {
+        const { assert!(matches!(F::LAG, 1 | 2)) };
+        // SAFETY: the caller's duty.
+        unsafe {
+            if F::LAG == 1 {
+                self.announce::<F, 0>(slot, shared)
+            } else {
+                self.announce::<F, 1>(slot, shared)
+            }
+        }
+    }
+
+    /// A turn at the stage at `at`: announces the stage `AHEAD - LAG` stages on, then brings the one `AHEAD` on. In this
+    /// order nothing waits for what has just been asked for.
+    ///
+    /// # Safety
+    /// As [`Loader::fetch`].
+    #[inline(always)]
+    pub unsafe fn turn<F: Form>(
+        &mut self,
+        at: Position,
+        shared: u32,
+        notes: Notes,
+        operands: &Operands,
+        blocks: u32,
+    ) {
+        // SAFETY: the caller's duties.
+        unsafe {
+            self.announce_lagging::<F>(at.ahead::<F>(F::AHEAD - F::LAG).slot, shared);
+            self.fetch::<F>(at.ahead::<F>(F::AHEAD), shared, notes, operands, blocks);
+        }
+    }
+}

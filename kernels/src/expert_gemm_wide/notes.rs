@@ -12,6 +12,11 @@ const WALK_BYTES: u32 = 16;
 /// Bytes of a [`Tile`].
 const TILE_BYTES: u32 = 16;
 
+/// Most batches of rows that a warp brings: of tiles of 256.
+pub const BATCHES: usize = 8;
+/// Bytes of the rows that a warp brings: four of each batch.
+const ROWS_BYTES: u32 = 4 * 4 * BATCHES as u32;
+
 /// Whose walk: a warp brings stages of tiles that it computes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -21,7 +26,8 @@ pub enum Who {
     Consumer = 1,
 }
 
-/// A warp's notes: the walks of [`Who`], the tile that is computed, then the scales of its tokens.
+/// A warp's notes: the walks of [`Who`], the tile that is computed, the rows that are brought, then the scales of the
+/// tokens of the tile that is computed.
 #[derive(Clone, Copy)]
 pub struct Notes {
     /// Shared address, 16-byte aligned.
@@ -31,13 +37,13 @@ pub struct Notes {
 impl Notes {
     /// Bytes for tiles of `width` tokens.
     pub const fn bytes(width: u32) -> u32 {
-        2 * WALK_BYTES + TILE_BYTES + 4 * width
+        2 * WALK_BYTES + TILE_BYTES + ROWS_BYTES + 4 * width
     }
 
     /// Address of the scale of token `token` of the tile, f32.
     #[inline(always)]
     pub const fn scale(self, token: u32) -> u32 {
-        self.address + 2 * WALK_BYTES + TILE_BYTES + 4 * token
+        self.address + 2 * WALK_BYTES + TILE_BYTES + ROWS_BYTES + 4 * token
     }
 
     /// All lanes write the same.
@@ -62,12 +68,12 @@ impl Notes {
         unsafe { self.write(who, Walk::new(thread::block_idx_x(), thread::grid_dim_x())) }
     }
 
-    /// The next tile; `blocks` of row tiles in each expert.
+    /// The next tile, or [`Tile::NONE`]; `blocks` of row tiles in each expert.
     ///
     /// # Safety
     /// The whole warp, whose notes these are; the walk has started; `counts` has an element per expert.
     #[inline(always)]
-    pub unsafe fn next<F: Form>(self, who: Who, operands: &Operands, blocks: u32) -> Option<Tile> {
+    pub unsafe fn next<F: Form>(self, who: Who, operands: &Operands, blocks: u32) -> Tile {
         // SAFETY: the caller's duty.
         unsafe {
             let at = self.address + WALK_BYTES * who as u32;
@@ -110,5 +116,38 @@ impl Notes {
         let [expert, block, first, rows] =
             unsafe { shared::load_v4(opaque_u32(self.address) + 2 * WALK_BYTES) };
         Tile { expert, block, first, rows }
+    }
+
+    /// Notes row `number` of those that the warp brings: 4 times 8 of them, batch by batch in each of the four.
+    ///
+    /// # Safety
+    /// The whole warp, whose notes these are; each lane for its own row.
+    #[inline(always)]
+    pub unsafe fn set_row(self, number: u32, row: u32) {
+        // SAFETY: the warp's own notes; between two barriers nobody reads them.
+        unsafe {
+            warp::sync_warp(warp::FULL);
+            shared::store_u32(self.address + 2 * WALK_BYTES + TILE_BYTES + 4 * number, row);
+            warp::sync_warp(warp::FULL);
+        }
+    }
+
+    /// The rows of `own` (0..4), one of each batch that the form has.
+    ///
+    /// # Safety
+    /// The rows are noted.
+    #[inline(always)]
+    pub unsafe fn rows<F: Form>(self, own: u32) -> [u32; BATCHES] {
+        let at = self.address + 2 * WALK_BYTES + TILE_BYTES + 4 * BATCHES as u32 * own;
+        let mut rows = [0; BATCHES];
+        // SAFETY: the caller's duty.
+        let low = unsafe { shared::load_v4(at) };
+        rows[..4].copy_from_slice(&low);
+        if F::WIDTH > 128 {
+            // SAFETY: as above.
+            let high = unsafe { shared::load_v4(at + 16) };
+            rows[4..].copy_from_slice(&high);
+        }
+        rows
     }
 }

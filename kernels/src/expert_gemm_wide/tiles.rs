@@ -13,8 +13,13 @@ pub struct Tile {
     pub block: u32,
     /// First row of the range, counted in the expert.
     pub first: u32,
-    /// Rows of the range, at least 1.
+    /// Rows of the range; 0 stands for no tile.
     pub rows: u32,
+}
+
+impl Tile {
+    /// No tile.
+    pub const NONE: Tile = Tile { expert: 0, block: 0, first: 0, rows: 0 };
 }
 
 /// The tiles of one block of threads, in order.
@@ -37,16 +42,12 @@ impl Walk {
         Self { tile: first, stride, expert: 0, base: 0 }
     }
 
-    /// The next tile. `blocks`: of row tiles in each expert; `width`: most rows of a tile; `count`: rows of an
+    /// The next tile, or [`Tile::NONE`] after the last one: not an `Option`, whose content `ptxas` takes for live wherever
+    /// it might have been left from before. `blocks`: of row tiles in each expert; `width`: most rows of a tile; `count`: rows of an
     /// expert. The same arguments every time.
     #[inline(always)]
-    pub fn next(
-        &mut self,
-        experts: u32,
-        blocks: u32,
-        width: u32,
-        count: impl Fn(u32) -> u32,
-    ) -> Option<Tile> {
+    pub fn next(&mut self, experts: u32, blocks: u32, width: u32, count: impl Fn(u32) -> u32) -> Tile {
+        let mut tile = Tile::NONE;
         while self.expert < experts {
             let rows = count(self.expert);
             let ranges = rows.div_ceil(width);
@@ -57,17 +58,13 @@ impl Walk {
                 let each = rows.div_ceil(ranges);
                 let first = range * each;
                 self.tile += self.stride;
-                return Some(Tile {
-                    expert: self.expert,
-                    block: at / ranges,
-                    first,
-                    rows: each.min(rows - first),
-                });
+                tile = Tile { expert: self.expert, block: at / ranges, first, rows: each.min(rows - first) };
+                break;
             }
             self.base += tiles;
             self.expert += 1;
         }
-        None
+        tile
     }
 }
 
@@ -84,9 +81,11 @@ mod tests {
                     counts.iter().map(|&c| vec![0; (c * blocks) as usize]).collect();
                 for block in 0..grid {
                     let mut walk = Walk::new(block, grid);
-                    while let Some(tile) =
-                        walk.next(counts.len() as u32, blocks, width, |e| counts[e as usize])
-                    {
+                    loop {
+                        let tile = walk.next(counts.len() as u32, blocks, width, |e| counts[e as usize]);
+                        if tile == Tile::NONE {
+                            break;
+                        }
                         assert!(tile.rows >= 1 && tile.rows <= width && tile.block < blocks, "{tile:?}");
                         for row in tile.first..tile.first + tile.rows {
                             let count = counts[tile.expert as usize];
@@ -103,8 +102,7 @@ mod tests {
     #[test]
     fn ranges_are_even() {
         let mut walk = Walk::new(0, 1);
-        let rows: Vec<u32> =
-            std::iter::from_fn(|| walk.next(1, 1, 128, |_| 300)).map(|tile| tile.rows).collect();
-        assert_eq!(rows, [100, 100, 100]);
+        let rows: Vec<u32> = (0..4).map(|_| walk.next(1, 1, 128, |_| 300)).map(|tile| tile.rows).collect();
+        assert_eq!(rows, [100, 100, 100, 0]);
     }
 }

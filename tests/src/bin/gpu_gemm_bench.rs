@@ -7,7 +7,8 @@
 //! GB/s counts the weights and scales of the experts that have tokens, once. Launches are ordinary ones: without
 //! programmatic dependence, so every time has a launch gap in it.
 //!
-//! `gpu_gemm_bench [SHAPE..]` runs the shapes whose name contains one of the words.
+//! `gpu_gemm_bench [WORD..]`: a shape, a form, `uniform` or `even` (the routings) is left out if there are words of its
+//! kind and its name contains none of them.
 
 use std::process::ExitCode;
 
@@ -39,7 +40,9 @@ mod bench {
     use megamoe::cuda::{Args, DeviceBuffer, Event, Kernel};
     use megamoe_tests::gpu::cuda::CudaDevice;
     use megamoe_tests::gpu::data::{hash, uniform};
-    use megamoe_tests::gpu::expert_gemm::{Form, Kind, NARROW, SMALL, WIDE};
+    use megamoe_tests::gpu::expert_gemm::{
+        Form, Kind, M128N64, M128N256, M256N32, M256N128, NARROW, SMALL, WIDE,
+    };
     use megamoe_tests::gpu::mma_model::{Half, dot};
     use megamoe_tests::gpu::outputs::parallel;
     use megamoe_tests::gpu::{Device, Unavailable};
@@ -68,14 +71,18 @@ mod bench {
         tokens: std::ops::RangeInclusive<usize>,
     }
 
-    static VARIANTS: [Variant; 3] = [
+    static VARIANTS: [Variant; 7] = [
         Variant { name: "small", form: &SMALL, tokens: 1..=64 },
         Variant { name: "narrow", form: &NARROW, tokens: 4..=512 },
+        Variant { name: "m256n32", form: &M256N32, tokens: 4..=512 },
+        Variant { name: "m128n64", form: &M128N64, tokens: 4..=1024 },
         Variant { name: "wide", form: &WIDE, tokens: 16..=8192 },
+        Variant { name: "m256n128", form: &M256N128, tokens: 16..=8192 },
+        Variant { name: "m128n256", form: &M128N256, tokens: 16..=8192 },
     ];
     const TOKENS: [usize; 12] = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 8192];
     /// Rows of every expert, in one routing for each.
-    const EVEN_ROWS: [usize; 7] = [1, 8, 16, 32, 128, 150, 256];
+    const EVEN_ROWS: [usize; 13] = [1, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024];
 
     type Result<T> = std::result::Result<T, String>;
 
@@ -335,7 +342,7 @@ mod bench {
             let units = self.shape.units() as u32;
             for (variant, Variant { name, form, .. }) in VARIANTS.iter().enumerate() {
                 let wanted = &VARIANTS[variant].tokens;
-                if !wanted.contains(&tokens) {
+                if !wanted.contains(&tokens) || !chosen(name, VARIANTS.iter().map(|v| v.name)) {
                     continue;
                 }
                 let own = (form.dims)(units, self.device.multiprocessors()).ok_or("K is too long")?;
@@ -401,6 +408,14 @@ mod bench {
         row_token: DeviceBuffer<u32>,
     }
 
+    /// Whether `name` is one of those asked for, among the names of its kind.
+    fn chosen(name: &str, kind: impl Iterator<Item = &'static str>) -> bool {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let names: Vec<_> = kind.collect();
+        let mut of_kind = words.iter().filter(|w| names.iter().any(|n| n.contains(w.as_str()))).peekable();
+        of_kind.peek().is_none() || of_kind.any(|w| name.contains(w.as_str()))
+    }
+
     pub fn run() -> Result<bool> {
         let device = CudaDevice::open().map_err(|unavailable| match unavailable {
             Unavailable::Absent(reason) | Unavailable::Broken(reason) => reason,
@@ -422,21 +437,21 @@ mod bench {
             "floor us",
             "ratio"
         );
-        let words: Vec<String> = std::env::args().skip(1).collect();
         let mut good = true;
         for shape in &SHAPES {
-            if !words.is_empty() && !words.iter().any(|w| shape.name.contains(w.as_str())) {
+            if !chosen(shape.name, SHAPES.iter().map(|s| s.name)) {
                 continue;
             }
             let planned = warps(shape.units() as u32);
             println!("{}: the planner takes {planned:?} warps", shape.name);
             let mut loaded = Loaded::new(&device, shape)?;
-            for tokens in TOKENS {
+            let routings = ["uniform", "even"].map(|name| chosen(name, ["uniform", "even"].into_iter()));
+            for tokens in TOKENS.into_iter().filter(|_| routings[0]) {
                 let sets = (0..SETS).map(|set| Routing::uniform(tokens, shape.experts, set)).collect();
                 good &= loaded.lines(&format!("T={tokens}"), tokens, sets)?;
             }
             // Every expert, with the same number of rows.
-            for rows in EVEN_ROWS {
+            for rows in EVEN_ROWS.into_iter().filter(|_| routings[1]) {
                 let sets = vec![Routing::new(vec![rows as u32; shape.experts])];
                 good &= loaded.lines(&format!("all x {rows}"), rows * shape.experts / TOP_K, sets)?;
             }

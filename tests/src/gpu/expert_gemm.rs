@@ -68,29 +68,49 @@ pub static SMALL: Form = Form {
     flags: small::ROUTING_SETTLED,
 };
 
-/// The prefill form. Its dimensions but for the grid are fixed.
-pub static WIDE: Form = Form {
-    launch: |kind| match kind {
-        Kind::SwigluBf16 => &wide::WIDE_SWIGLU_BF16,
-        Kind::SwigluF32 => &wide::WIDE_SWIGLU_F32,
-        Kind::PlainF32 => &wide::WIDE_PLAIN_F32,
-    },
-    dims: |_, sms| Some(wide::dims::<wide::layout::Wide>(sms)),
-    threads: &[],
-    flags: 0,
-};
+macro_rules! wgmma_form {
+    ($(#[$doc:meta])* $name:ident, $form:ident, $bf16:ident $f32:ident $plain:ident) => {
+        $(#[$doc])*
+        pub static $name: Form = Form {
+            launch: |kind| match kind {
+                Kind::SwigluBf16 => &wide::$bf16,
+                Kind::SwigluF32 => &wide::$f32,
+                Kind::PlainF32 => &wide::$plain,
+            },
+            dims: |_, sms| Some(wide::dims::<wide::layout::$form>(sms)),
+            threads: &[],
+            flags: 0,
+        };
+    };
+}
 
-/// The form between the two.
-pub static NARROW: Form = Form {
-    launch: |kind| match kind {
-        Kind::SwigluBf16 => &wide::NARROW_SWIGLU_BF16,
-        Kind::SwigluF32 => &wide::NARROW_SWIGLU_F32,
-        Kind::PlainF32 => &wide::NARROW_PLAIN_F32,
-    },
-    dims: |_, sms| Some(wide::dims::<wide::layout::Narrow>(sms)),
-    threads: &[],
-    flags: 0,
-};
+wgmma_form! {
+    /// Up to 128 tokens by 256 weight rows. As with all these forms the dimensions are fixed but for the grid.
+    WIDE, Wide, WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32
+}
+wgmma_form! {
+    /// Up to 32 tokens by 256 weight rows.
+    NARROW, Narrow, NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32
+}
+wgmma_form! {
+    /// Up to 256 tokens by 128 weight rows.
+    M128N256, M128N256, M128N256_SWIGLU_BF16 M128N256_SWIGLU_F32 M128N256_PLAIN_F32
+}
+wgmma_form! {
+    /// Up to 128 tokens by 256 weight rows, in groups of four MMAs.
+    M256N128, M256N128, M256N128_SWIGLU_BF16 M256N128_SWIGLU_F32 M256N128_PLAIN_F32
+}
+wgmma_form! {
+    /// Up to 32 tokens by 256 weight rows, in groups of four MMAs.
+    M256N32, M256N32, M256N32_SWIGLU_BF16 M256N32_SWIGLU_F32 M256N32_PLAIN_F32
+}
+wgmma_form! {
+    /// Up to 64 tokens by 128 weight rows.
+    M128N64, M128N64, M128N64_SWIGLU_BF16 M128N64_SWIGLU_F32 M128N64_PLAIN_F32
+}
+
+/// Every form.
+pub static FORMS: [&Form; 7] = [&SMALL, &WIDE, &NARROW, &M128N256, &M256N128, &M256N32, &M128N64];
 
 /// One set of inputs.
 #[derive(Clone, Debug)]
@@ -417,7 +437,7 @@ impl Problem {
 const COUNTS: [u32; 9] = [0, 1, 0, 8, 3, 9, 0, 17, 2];
 
 /// Rows of experts for tiles of every width, in one and in several ranges.
-const WIDE_COUNTS: [u32; 9] = [33, 0, 64, 97, 16, 129, 1, 300, 80];
+const WIDE_COUNTS: [u32; 11] = [33, 0, 64, 97, 16, 129, 250, 1, 300, 192, 80];
 
 /// Every case of one form.
 pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
@@ -469,7 +489,7 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
             let some = if kind.has_up() { 150 } else { 270 };
             let (counts, features, k): (&[u32], _, _) = match sizes.size {
                 Size::Card => (&WIDE_COUNTS, 1100, 2880),
-                Size::Emulator => (&WIDE_COUNTS[..6], some, 80),
+                Size::Emulator => (&WIDE_COUNTS[..7], some, 80),
                 Size::Few => (&[40, 129], some, 80),
             };
             let problem = Problem::new(kind, counts, features, k);

@@ -188,7 +188,7 @@ pub fn mirrored_cases() -> Vec<Case> {
 fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     let mut cases = repack::cases(sizes);
     cases.extend(read_stream::cases(sizes));
-    for form in [&expert_gemm::SMALL, &expert_gemm::WIDE, &expert_gemm::NARROW] {
+    for form in expert_gemm::FORMS {
         cases.extend(expert_gemm::cases(form, sizes));
     }
     cases

@@ -51,7 +51,7 @@ impl Card {
     /// The GEMM forms that it has.
     pub fn forms(&self) -> &'static [Form] {
         match self.set.arch() {
-            kernels::launch::Arch::Sm90a => &[Form::Small, Form::Narrow, Form::Wide],
+            kernels::launch::Arch::Sm90a => &Form::ALL,
             kernels::launch::Arch::Sm100a => &[Form::Small],
         }
     }

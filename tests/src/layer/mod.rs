@@ -32,7 +32,7 @@ pub type Check = Result<(), String>;
 /// The GEMM forms of a device.
 pub fn forms(device: &dyn Device) -> &'static [Form] {
     match device.arch() {
-        kernels::launch::Arch::Sm90a => &[Form::Small, Form::Narrow, Form::Wide],
+        kernels::launch::Arch::Sm90a => &Form::ALL,
         kernels::launch::Arch::Sm100a => &[Form::Small],
     }
 }
