@@ -26,13 +26,15 @@ impl<'a> Coverage<'a> {
     }
 
     /// Runs the parts of cases on an emulator with `ptx` until one fails, and says why it does. The text itself runs in
-    /// all parts, and what they execute is noted; a mutant of it in those that execute its line in this schedule.
+    /// all parts, and what they execute is noted; a mutant of it in those that execute its line in this schedule. Parts from
+    /// `core` on are for lines that none before them executes.
     pub fn run(
         &self,
         emulator: &Emulator,
         ptx: &str,
         schedule: Schedule,
         cases: Vec<Case>,
+        core: usize,
     ) -> Option<String> {
         let parts = cases.into_iter().flat_map(Case::split);
         let mutated = changed(self.source, ptx);
@@ -40,7 +42,12 @@ impl<'a> Coverage<'a> {
         let reached: Option<Vec<bool>> = mutated.and_then(|line| {
             let known = known();
             let (_, parts) = known.iter().find(|k| k.0 == schedule)?;
-            Some(parts.iter().map(|lines| lines.contains(&line)).collect())
+            let mut reached: Vec<bool> = parts.iter().map(|lines| lines.contains(&line)).collect();
+            let (core, more) = reached.split_at_mut(core.min(parts.len()));
+            if core.contains(&true) {
+                more.fill(false);
+            }
+            Some(reached)
         });
         let mut executed = Parts::new();
         for (i, part) in parts.enumerate() {

@@ -1,18 +1,39 @@
 //! What notices the mutants of the expert GEMMs on wgmma: few and small problems that reach every width of the tiles,
 //! with their references computed once for all mutants.
 //!
-//! The code of these kernels is there once per width, so that every width has a tile here that is narrower than it by a
-//! few tokens; the ring of stages goes round in each.
+//! Every width of a form has a tile that is a few tokens narrower than it; where the loop over K is there once per width,
+//! the ring of stages goes round in each.
 
 use std::sync::Arc;
 
 use kernels::launch::Launch;
 
-use super::expert_gemm::{Form, Inputs, Kind, NARROW, Problem, WIDE, Weights};
+use super::expert_gemm::{
+    Form, Inputs, Kind, M128N64, M128N256, M256N32, M256N128, NARROW, Problem, WIDE, Weights,
+};
 use super::{Case, Check, Device};
 
-/// Forms with the widths of their tiles.
-const FORMS: [(&Form, &[u32]); 2] = [(&WIDE, &[32, 64, 96, 128]), (&NARROW, &[16, 32])];
+/// A form with its widest tile and what widths are multiples of.
+struct Widths {
+    form: &'static Form,
+    widest: u32,
+    step: u32,
+    /// Whether the code of the loop over K is there once for each width.
+    loops: bool,
+}
+
+const fn widths(form: &'static Form, widest: u32, step: u32, loops: bool) -> Widths {
+    Widths { form, widest, step, loops }
+}
+
+const FORMS: [Widths; 6] = [
+    widths(&WIDE, 128, 32, true),
+    widths(&NARROW, 32, 16, true),
+    widths(&M128N256, 256, 16, false),
+    widths(&M256N128, 128, 16, false),
+    widths(&M256N32, 32, 8, false),
+    widths(&M128N64, 64, 8, false),
+];
 
 /// A problem with its result.
 struct Part {
@@ -29,37 +50,48 @@ pub struct Prepared {
     kernel: &'static Launch,
     form: &'static Form,
     parts: Vec<Arc<Part>>,
+    /// How many of them are for every mutant; the others for code that those do not reach.
+    pub core: usize,
 }
 
 /// The problems of a kernel, the most telling first; `None` if it is no expert GEMM on wgmma.
 pub fn prepare(kernel: &Launch) -> Option<Prepared> {
-    FORMS.iter().find_map(|&(form, widths)| {
+    FORMS.iter().find_map(|widths| {
+        let form = widths.form;
         let kind = Kind::ALL.into_iter().find(|&kind| (form.launch)(kind).name == kernel.name)?;
         let part = |(problem, grid): (Problem, u32)| {
             let (weights, inputs) = (problem.weights(), problem.inputs());
             let want = problem.reference(&weights, &inputs);
             Arc::new(Part { problem, grid, weights, inputs, want })
         };
-        let parts = problems(kind, widths).into_iter().map(part).collect();
-        Some(Prepared { kernel: (form.launch)(kind), form, parts })
+        let (core, more) = problems(kind, widths);
+        let count = core.len();
+        let parts = core.into_iter().chain(more).map(part).collect();
+        Some(Prepared { kernel: (form.launch)(kind), form, parts, core: count })
     })
 }
 
-/// Problems with the blocks of the grid. Few tokens, and features that fill two row tiles of one warp but for one.
-fn problems(kind: Kind, widths: &[u32]) -> Vec<(Problem, u32)> {
+/// Problems with the blocks of the grid: those for every mutant, and those for code that the first ones do not reach. Few
+/// tokens, and features that fill two row tiles of one warp but for one.
+fn problems(kind: Kind, widths: &Widths) -> (Vec<(Problem, u32)>, Vec<(Problem, u32)>) {
     let features = if kind.has_up() { 15 } else { 31 };
+    // Rows of tiles of every width, a few less than it has tokens.
+    let counts: Vec<u32> = (1..=widths.widest / widths.step).map(|n| n * widths.step - 3).collect();
     // Tiles after each other in one block; five k units, so that a last stage of two is not whole.
-    let three = |width: &u32| (Problem::new(kind, &[width - 3; 3], features, 272), 1);
-    // Tiles of every width in turn, two blocks.
-    let counts: Vec<u32> = widths.iter().map(|width| width - 3).collect();
-    let all = Problem {
+    let three = |count: &u32| (Problem::new(kind, &[*count; 3], features, 272), 1);
+    // More than two chunks of tokens in a tile, if it has so many; two blocks.
+    let long = widths.widest.min(48) - 3;
+    let other = Problem {
         fold: true,
         gather: false,
         gap: 3,
         limit: f32::INFINITY,
-        ..Problem::new(kind, &counts, features, 144)
+        ..Problem::new(kind, &[long, 0, 5], features, 144)
     };
-    widths.iter().map(three).chain([(all, 2)]).collect()
+    let one = |count: &u32| (Problem { counts: vec![*count], ..other.clone() }, 1);
+    let core = vec![three(&counts[0]), (other.clone(), 2)];
+    let more = counts[1..].iter().map(|count| if widths.loops { three(count) } else { one(count) }).collect();
+    (core, more)
 }
 
 impl Part {
@@ -72,6 +104,11 @@ impl Part {
 }
 
 impl Prepared {
+    /// The kernel of the form whose mutants are judged everywhere; its siblings' only where their code is not its.
+    pub fn representative(&self) -> &'static Launch {
+        (self.form.launch)(Kind::PlainF32)
+    }
+
     /// A case for each of them.
     pub fn cases(&self) -> Vec<Case> {
         let case = |(i, part): (usize, &Arc<Part>)| {

@@ -18,11 +18,13 @@
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
 //! | [`text`] | the PTX by kernel, and which kernels are the same code on both architectures |
 //! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
+//! | [`alike`] | where two kernels are the same code |
 //! | [`coverage`] | which parts of the cases a mutant needs |
 //! | `cuda` | a `Device` on a card (feature `cuda`) |
 
 use kernels::launch::{Dims, Launch};
 
+pub mod alike;
 pub mod coverage;
 #[cfg(feature = "cuda")]
 pub mod cuda;

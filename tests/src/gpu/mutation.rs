@@ -3,12 +3,16 @@
 //! Every kernel of the table takes part with the cases that bear its name. `tests/data/equivalents/KERNEL.txt` lists
 //! the mutants that make no difference, with the reason (`ptx_emulator::mutate::Equivalents`); no file, no such mutant.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use kernels::launch::{Arch, Launch};
 use ptx_emulator::machine::Schedule;
-use ptx_emulator::mutate::{Equivalents, Observation, Plan, Report, RunError, Trial, run};
+use ptx_emulator::mutate::{
+    Equivalents, KINDS, Mutant, Observation, Plan, Report, RunError, Trial, mutants, run,
+};
 
+use super::alike::lines_alike;
 use super::coverage::Coverage;
 use super::emulator::Emulator;
 use super::expert_gemm_mutation::{self, Prepared};
@@ -28,7 +32,8 @@ pub const EXHAUSTIVE: [&str; 8] = [
     "seed:2",
 ];
 
-/// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`].
+/// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`]. Those in code that
+/// the kernel shares with [`Prepared::representative`] are judged there.
 pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) -> Result<Report, String> {
     let parse = |name: &&str| {
         let schedule = Schedule::parse(name).ok_or_else(|| format!("no schedule {name}"))?;
@@ -37,10 +42,29 @@ pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) ->
     let schedules: Vec<(String, Schedule)> = schedules.iter().map(parse).collect::<Result<_, String>>()?;
     let equivalents = equivalents(kernel.name)?;
     let ptx = text::only(arch, &[kernel.name]);
-    let plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
+    let mut plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
     let (cases, coverage) = (Cases::of(kernel, sizes), Coverage::new(&ptx));
-    run(&plan, |trial| observe(arch, trial, cases.get(), &coverage), |_, _| ())
+    if let Cases::Prepared(prepared) = &cases {
+        plan.judged_elsewhere = judged_by(prepared.representative(), arch, kernel);
+    }
+    run(&plan, |trial| observe(arch, trial, &cases, &coverage), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
+}
+
+/// Lines of a kernel whose mutants are judged with another.
+fn judged_by(representative: &Launch, arch: Arch, kernel: &Launch) -> HashSet<u32> {
+    if kernel.name == representative.name {
+        return HashSet::new();
+    }
+    lines_alike(arch, kernel.name, representative.name)
+}
+
+/// Kinds and instructions of the mutants of a kernel that are judged with another, and of those that are not.
+pub fn shared_and_own(arch: Arch, kernel: &Launch) -> Result<Option<(Vec<Mutant>, Vec<Mutant>)>, String> {
+    let Some(prepared) = expert_gemm_mutation::prepare(kernel) else { return Ok(None) };
+    let lines = judged_by(prepared.representative(), arch, kernel);
+    let all = mutants(arch.ptx(), kernel.name, &KINDS.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+    Ok(Some(all.into_iter().partition(|mutant| lines.contains(&mutant.line))))
 }
 
 /// A kernel's PTX with a clamp of SwiGLU left out everywhere, by name; empty if it has none. In unrolled code no case
@@ -75,7 +99,7 @@ pub fn without_clamps(arch: Arch, kernel: &Launch) -> Vec<(&'static str, String)
 /// Why a kernel's cases fail with another PTX text; `None` if they do not.
 pub fn failure(arch: Arch, kernel: &Launch, ptx: &str, sizes: &Sizes) -> Result<Option<String>, String> {
     let trial = Trial { ptx, schedule: Schedule::default(), budget: 1 << 26 };
-    Ok(observe(arch, &trial, Cases::of(kernel, sizes).get(), &Coverage::new(ptx))?.wrong)
+    Ok(observe(arch, &trial, &Cases::of(kernel, sizes), &Coverage::new(ptx))?.wrong)
 }
 
 /// Cases for any number of runs.
@@ -89,6 +113,14 @@ enum Cases<'a> {
 impl<'a> Cases<'a> {
     fn of(kernel: &'a Launch, sizes: &'a Sizes) -> Self {
         expert_gemm_mutation::prepare(kernel).map_or(Self::Ordinary(kernel, sizes), Self::Prepared)
+    }
+
+    /// How many parts are for every mutant.
+    fn core(&self) -> usize {
+        match self {
+            Self::Prepared(prepared) => prepared.core,
+            Self::Ordinary(..) => usize::MAX,
+        }
     }
 
     fn get(&self) -> Vec<Case> {
@@ -111,12 +143,12 @@ pub fn cases_of(kernel: &Launch, sizes: &Sizes) -> Vec<Case> {
 fn observe(
     arch: Arch,
     trial: &Trial<'_>,
-    cases: Vec<Case>,
+    cases: &Cases<'_>,
     coverage: &Coverage<'_>,
 ) -> Result<Observation, String> {
     let emulator =
         Emulator::with_ptx(arch, trial.schedule, trial.ptx)?.budget(trial.budget).after_predecessor()?;
-    let failed = coverage.run(&emulator, trial.ptx, trial.schedule, cases);
+    let failed = coverage.run(&emulator, trial.ptx, trial.schedule, cases.get(), cases.core());
     let seen = emulator.seen();
     Ok(Observation {
         findings: seen.findings,
