@@ -30,16 +30,6 @@ fn every_fault_is_caught_in_the_wide_form() {
     every_fault_is_caught("expert_gemm_wide_plain_f32");
 }
 
-#[test]
-fn every_fault_is_caught_in_groups_of_one_tile() {
-    every_fault_is_caught("expert_gemm_m128n256_plain_f32");
-}
-
-#[test]
-fn every_fault_is_caught_in_groups_of_two_tiles() {
-    every_fault_is_caught("expert_gemm_m256n128_plain_f32");
-}
-
 fn every_fault_is_caught(kernel: &str) {
     let ptx = only(Arch::Sm90a, &[kernel]);
     for (right, wrong) in FAULTS {

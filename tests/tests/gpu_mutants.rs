@@ -21,18 +21,6 @@ const PENDING: &[&str] = &[
     "expert_gemm_narrow_swiglu_bf16",
     "expert_gemm_narrow_swiglu_f32",
     "expert_gemm_narrow_plain_f32",
-    "expert_gemm_m128n256_swiglu_bf16",
-    "expert_gemm_m128n256_swiglu_f32",
-    "expert_gemm_m128n256_plain_f32",
-    "expert_gemm_m256n128_swiglu_bf16",
-    "expert_gemm_m256n128_swiglu_f32",
-    "expert_gemm_m256n128_plain_f32",
-    "expert_gemm_m256n32_swiglu_bf16",
-    "expert_gemm_m256n32_swiglu_f32",
-    "expert_gemm_m256n32_plain_f32",
-    "expert_gemm_m128n64_swiglu_bf16",
-    "expert_gemm_m128n64_swiglu_f32",
-    "expert_gemm_m128n64_plain_f32",
 ];
 
 /// Judges a kernel's mutants; fails with the reports of those that are not as they should be.

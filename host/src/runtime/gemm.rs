@@ -165,11 +165,7 @@ impl Epilogue {
         }
         kernels!(
             Narrow: NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32,
-            Wide: WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32,
-            M128N256: M128N256_SWIGLU_BF16 M128N256_SWIGLU_F32 M128N256_PLAIN_F32,
-            M256N128: M256N128_SWIGLU_BF16 M256N128_SWIGLU_F32 M256N128_PLAIN_F32,
-            M256N32: M256N32_SWIGLU_BF16 M256N32_SWIGLU_F32 M256N32_PLAIN_F32,
-            M128N64: M128N64_SWIGLU_BF16 M128N64_SWIGLU_F32 M128N64_PLAIN_F32
+            Wide: WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32
         )
     }
 }
@@ -178,10 +174,6 @@ impl Epilogue {
 fn wgmma_dims(form: Form, sms: u32) -> Dims {
     match form {
         Form::Narrow => wide::dims::<layout::Narrow>(sms),
-        Form::M128N256 => wide::dims::<layout::M128N256>(sms),
-        Form::M256N128 => wide::dims::<layout::M256N128>(sms),
-        Form::M256N32 => wide::dims::<layout::M256N32>(sms),
-        Form::M128N64 => wide::dims::<layout::M128N64>(sms),
         Form::Small | Form::Wide => wide::dims::<layout::Wide>(sms),
     }
 }

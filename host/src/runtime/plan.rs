@@ -25,20 +25,11 @@ pub enum Form {
     Narrow,
     /// Up to 128 tokens at a time: prefill (sm_90a).
     Wide,
-    /// Up to 256 tokens by 128 weight rows at a time (sm_90a).
-    M128N256,
-    /// Up to 128 tokens by 256 weight rows at a time, in larger groups of MMAs than [`Form::Wide`] (sm_90a).
-    M256N128,
-    /// Up to 32 tokens by 256 weight rows at a time, in larger groups of MMAs than [`Form::Narrow`] (sm_90a).
-    M256N32,
-    /// Up to 64 tokens by 128 weight rows at a time (sm_90a).
-    M128N64,
 }
 
 impl Form {
     /// Every form.
-    pub const ALL: [Form; 7] =
-        [Form::Small, Form::Narrow, Form::Wide, Form::M128N256, Form::M256N128, Form::M256N32, Form::M128N64];
+    pub const ALL: [Form; 3] = [Form::Small, Form::Narrow, Form::Wide];
 }
 
 /// The number of tokens of a call.

@@ -115,67 +115,6 @@ impl Form for Narrow {
     const BLOCKS_PER_SM: u32 = 2;
 }
 
-/// For many tokens: one block per SM, up to 256 tokens by 128 weight rows. Half of [`Wide`]'s expansions for as many
-/// products.
-pub struct M128N256;
-
-impl Form for M128N256 {
-    const WIDTH: u32 = 256;
-    const STEP: u32 = 16;
-    const TILES: u32 = 1;
-    const STAGE_UNITS: u32 = 1;
-    const STAGES: u32 = 5;
-    const AHEAD: u32 = 3;
-    const LAG: u32 = 1;
-    const REGISTERS: u32 = 248;
-    const BLOCKS_PER_SM: u32 = 1;
-}
-
-/// [`Wide`] with groups of four MMAs.
-pub struct M256N128;
-
-impl Form for M256N128 {
-    const WIDTH: u32 = 128;
-    const STEP: u32 = 16;
-    const TILES: u32 = 2;
-    const STAGE_UNITS: u32 = 2;
-    const STAGES: u32 = 4;
-    const AHEAD: u32 = 3;
-    const LAG: u32 = 1;
-    const REGISTERS: u32 = 248;
-    const BLOCKS_PER_SM: u32 = 1;
-}
-
-/// [`Narrow`] with groups of four MMAs.
-pub struct M256N32;
-
-impl Form for M256N32 {
-    const WIDTH: u32 = 32;
-    const STEP: u32 = 8;
-    const TILES: u32 = 2;
-    const STAGE_UNITS: u32 = 2;
-    const STAGES: u32 = 3;
-    const AHEAD: u32 = 2;
-    const LAG: u32 = 1;
-    const REGISTERS: u32 = 128;
-    const BLOCKS_PER_SM: u32 = 2;
-}
-
-/// Between the two: two blocks per SM, up to 64 tokens by 128 weight rows.
-pub struct M128N64;
-
-impl Form for M128N64 {
-    const WIDTH: u32 = 64;
-    const STEP: u32 = 8;
-    const TILES: u32 = 1;
-    const STAGE_UNITS: u32 = 2;
-    const STAGES: u32 = 3;
-    const AHEAD: u32 = 2;
-    const LAG: u32 = 1;
-    const REGISTERS: u32 = 128;
-    const BLOCKS_PER_SM: u32 = 2;
-}
-
 /// Position in the ring: the slot of the next stage and the parity of its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -236,7 +175,6 @@ mod tests {
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
         assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_816, 100_800));
-        assert_eq!((M128N256::SHARED_BYTES, M128N64::SHARED_BYTES), (217_056, 100_800));
     }
 
     #[test]
@@ -257,6 +195,5 @@ mod tests {
             assert_eq!(banks(&|l| l / tiles * pitch + l % tiles * 16, 8, 4), 32);
         }
         check::<Wide>();
-        check::<M128N256>();
     }
 }

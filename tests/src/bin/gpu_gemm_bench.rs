@@ -40,9 +40,7 @@ mod bench {
     use megamoe::cuda::{Args, DeviceBuffer, Event, Kernel};
     use megamoe_tests::gpu::cuda::CudaDevice;
     use megamoe_tests::gpu::data::{hash, uniform};
-    use megamoe_tests::gpu::expert_gemm::{
-        Form, Kind, M128N64, M128N256, M256N32, M256N128, NARROW, SMALL, WIDE,
-    };
+    use megamoe_tests::gpu::expert_gemm::{Form, Kind, NARROW, SMALL, WIDE};
     use megamoe_tests::gpu::mma_model::{Half, dot};
     use megamoe_tests::gpu::outputs::parallel;
     use megamoe_tests::gpu::{Device, Unavailable};
@@ -71,14 +69,10 @@ mod bench {
         tokens: std::ops::RangeInclusive<usize>,
     }
 
-    static VARIANTS: [Variant; 7] = [
+    static VARIANTS: [Variant; 3] = [
         Variant { name: "small", form: &SMALL, tokens: 1..=64 },
         Variant { name: "narrow", form: &NARROW, tokens: 4..=512 },
-        Variant { name: "m256n32", form: &M256N32, tokens: 4..=512 },
-        Variant { name: "m128n64", form: &M128N64, tokens: 4..=1024 },
         Variant { name: "wide", form: &WIDE, tokens: 16..=8192 },
-        Variant { name: "m256n128", form: &M256N128, tokens: 16..=8192 },
-        Variant { name: "m128n256", form: &M128N256, tokens: 16..=8192 },
     ];
     const TOKENS: [usize; 12] = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 8192];
     /// Rows of every expert, in one routing for each.

@@ -92,25 +92,9 @@ wgmma_form! {
     /// Up to 32 tokens by 256 weight rows.
     NARROW, Narrow, NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32
 }
-wgmma_form! {
-    /// Up to 256 tokens by 128 weight rows.
-    M128N256, M128N256, M128N256_SWIGLU_BF16 M128N256_SWIGLU_F32 M128N256_PLAIN_F32
-}
-wgmma_form! {
-    /// Up to 128 tokens by 256 weight rows, in groups of four MMAs.
-    M256N128, M256N128, M256N128_SWIGLU_BF16 M256N128_SWIGLU_F32 M256N128_PLAIN_F32
-}
-wgmma_form! {
-    /// Up to 32 tokens by 256 weight rows, in groups of four MMAs.
-    M256N32, M256N32, M256N32_SWIGLU_BF16 M256N32_SWIGLU_F32 M256N32_PLAIN_F32
-}
-wgmma_form! {
-    /// Up to 64 tokens by 128 weight rows.
-    M128N64, M128N64, M128N64_SWIGLU_BF16 M128N64_SWIGLU_F32 M128N64_PLAIN_F32
-}
 
 /// Every form.
-pub static FORMS: [&Form; 7] = [&SMALL, &WIDE, &NARROW, &M128N256, &M256N128, &M256N32, &M128N64];
+pub static FORMS: [&Form; 3] = [&SMALL, &WIDE, &NARROW];
 
 /// One set of inputs.
 #[derive(Clone, Debug)]

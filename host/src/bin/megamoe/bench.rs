@@ -59,10 +59,6 @@ enum FormArg {
     Small,
     Narrow,
     Wide,
-    M128n256,
-    M256n128,
-    M256n32,
-    M128n64,
 }
 
 /// Runs the subcommand.
@@ -81,10 +77,6 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Small => Form::Small,
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
-            FormArg::M128n256 => Form::M128N256,
-            FormArg::M256n128 => Form::M256N128,
-            FormArg::M256n32 => Form::M256N32,
-            FormArg::M128n64 => Form::M128N64,
         }),
         options: LayerOptions {
             activations: match args.activations {
