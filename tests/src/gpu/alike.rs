@@ -95,7 +95,8 @@ impl<'a> Names<'a> {
     fn agree(&mut self, a: &Line<'a>, b: &Line<'a>) -> bool {
         let pairs = || a.names.iter().zip(&b.names);
         let fits = pairs().all(|(a, b)| {
-            self.forth.get(a).is_none_or(|known| known == b) && self.back.get(b).is_none_or(|known| known == a)
+            self.forth.get(a).is_none_or(|known| known == b)
+                && self.back.get(b).is_none_or(|known| known == a)
         });
         if fits {
             for (a, b) in pairs() {
@@ -115,8 +116,7 @@ mod tests {
         $L__BB0_1:\n\tadd.s32 %r2, %r1, 1;\n\tbar.sync 0;\n\tbra $L__BB0_1;\n}\n";
 
     fn found(two: &str) -> Vec<u32> {
-        let mut found: Vec<u32> =
-            alike(&lines(ONE, "one"), &lines(two, "two")).into_iter().collect();
+        let mut found: Vec<u32> = alike(&lines(ONE, "one"), &lines(two, "two")).into_iter().collect();
         found.sort_unstable();
         found
     }

@@ -1,16 +1,14 @@
 //! What notices the mutants of the expert GEMMs on wgmma: few and small problems that reach every width of the tiles,
 //! with their references computed once for all mutants.
 //!
-//! Every width of a form has a tile that is a few tokens narrower than it; where the loop over K is there once per width,
-//! the ring of stages goes round in each.
+//! The loop over K is there once per width: each has tiles that are a few tokens narrower, and the ring of stages goes
+//! round in it.
 
 use std::sync::Arc;
 
 use kernels::launch::Launch;
 
-use super::expert_gemm::{
-    Form, Inputs, Kind, M128N64, M128N256, M256N32, M256N128, NARROW, Problem, WIDE, Weights,
-};
+use super::expert_gemm::{Form, Inputs, Kind, NARROW, Problem, WIDE, Weights};
 use super::{Case, Check, Device};
 
 /// A form with its widest tile and what widths are multiples of.
@@ -18,22 +16,10 @@ struct Widths {
     form: &'static Form,
     widest: u32,
     step: u32,
-    /// Whether the code of the loop over K is there once for each width.
-    loops: bool,
 }
 
-const fn widths(form: &'static Form, widest: u32, step: u32, loops: bool) -> Widths {
-    Widths { form, widest, step, loops }
-}
-
-const FORMS: [Widths; 6] = [
-    widths(&WIDE, 128, 32, true),
-    widths(&NARROW, 32, 16, true),
-    widths(&M128N256, 256, 16, false),
-    widths(&M256N128, 128, 16, false),
-    widths(&M256N32, 32, 8, false),
-    widths(&M128N64, 64, 8, false),
-];
+const FORMS: [Widths; 2] =
+    [Widths { form: &WIDE, widest: 128, step: 32 }, Widths { form: &NARROW, widest: 32, step: 16 }];
 
 /// A problem with its result.
 struct Part {
@@ -78,20 +64,21 @@ fn problems(kind: Kind, widths: &Widths) -> (Vec<(Problem, u32)>, Vec<(Problem, 
     // Rows of tiles of every width, a few less than it has tokens.
     let counts: Vec<u32> = (1..=widths.widest / widths.step).map(|n| n * widths.step - 3).collect();
     // Tiles after each other in one block; five k units, so that a last stage of two is not whole.
-    let three = |count: &u32| (Problem::new(kind, &[*count; 3], features, 272), 1);
-    // More than two chunks of tokens in a tile, if it has so many; two blocks.
-    let long = widths.widest.min(48) - 3;
+    let tiles = |counts: &[u32]| (Problem::new(kind, counts, features, 272), 1);
+    // In the loop of the narrowest width too, so that it takes nothing from the others' problems; two blocks.
     let other = Problem {
         fold: true,
         gather: false,
         gap: 3,
         limit: f32::INFINITY,
-        ..Problem::new(kind, &[long, 0, 5], features, 144)
+        ..Problem::new(kind, &[counts[0], 0, 5], features, 144)
     };
-    let one = |count: &u32| (Problem { counts: vec![*count], ..other.clone() }, 1);
-    let core = vec![three(&counts[0]), (other.clone(), 2)];
-    let more = counts[1..].iter().map(|count| if widths.loops { three(count) } else { one(count) }).collect();
-    (core, more)
+    // One stage for each tile, so that what is brought ahead is of several.
+    let short = Problem::new(kind, &[counts[0], 0, 5, 9], features, 80);
+    (
+        vec![tiles(&[counts[0]; 3]), (other, 2), (short, 1)],
+        counts[1..].iter().map(|&count| tiles(&[count; 2])).collect(),
+    )
 }
 
 impl Part {

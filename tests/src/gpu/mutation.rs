@@ -63,7 +63,8 @@ fn judged_by(representative: &Launch, arch: Arch, kernel: &Launch) -> HashSet<u3
 pub fn shared_and_own(arch: Arch, kernel: &Launch) -> Result<Option<(Vec<Mutant>, Vec<Mutant>)>, String> {
     let Some(prepared) = expert_gemm_mutation::prepare(kernel) else { return Ok(None) };
     let lines = judged_by(prepared.representative(), arch, kernel);
-    let all = mutants(arch.ptx(), kernel.name, &KINDS.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+    let all =
+        mutants(arch.ptx(), kernel.name, &KINDS.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
     Ok(Some(all.into_iter().partition(|mutant| lines.contains(&mutant.line))))
 }
 
