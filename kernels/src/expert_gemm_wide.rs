@@ -8,8 +8,8 @@
 //! |---|---|---|
 //! | [`tiles`] | all | the tiles of a block, dealt round-robin over the grid |
 //! | [`loader`] | every warp | its own weights by bulk copies, its share of the token rows by 16-byte `cp.async` |
-//! | [`consumer`] | both warpgroups | a tile: loop over K, epilogue by [`output`] |
-//! | [`stepped`] | | the loop over K: expansion and wgmma |
+//! | [`consumer`] | every warpgroup | a tile: loop over K, epilogue by [`output`] |
+//! | [`stepped`], [`grouped`] | | the loop over K: expansion and wgmma |
 //!
 //! A stage of the ring ([`layout`]) is one or two k units (64 columns each): the units of the block's row tiles and the
 //! same columns of its tokens. There is no warp that only brings: with a ninth one an SM's sub-partition would hold three,
@@ -18,18 +18,19 @@
 //! | form | entries | weight rows x tokens | blocks per SM | MMAs between waits |
 //! |---|---|---|---|---|
 //! | [`layout::Wide`] | `expert_gemm_wide_*` | 256 x 32, 64, 96, 128 | 1 | 2: a step of two tiles |
+//! | [`layout::Quad`] | `expert_gemm_quad_*` | 256 x 16, 32 .. 128 | 1 | 4: the k16 steps of a unit of one tile |
 //! | [`layout::Narrow`] | `expert_gemm_narrow_*` | 256 x 16, 32 | 2 | 2: a step of two tiles |
 //!
 //! # Cycles of a k unit on one SM
-//! N tokens of 64 columns; two warps on a scheduler (four with two blocks, which share them).
+//! 256 weight rows by N tokens of 64 columns; two warps on a scheduler, four with two blocks or [`layout::Quad`].
 //!
-//! | resource | 256 rows | N = 128 | N = 32 | 128 rows | N = 256 | N = 64 |
-//! |---|---|---|---|---|---|---|
-//! | tensor cores | 8 N | 1024 | 256 | 4 N | 1024 | 256 |
-//! | logic pipe (half rate), 12 for each word: 8 or 4 a warp | 384 | 384 | 384 | 192 | 192 | 192 |
-//! | shared memory, 128 bytes a cycle: B by each warpgroup's wgmma, the ring's writes, A | 5 N + 144 | 784 | 304 | 3 N + 72 | 840 | 264 |
-//! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 | 674 | 350 | 3.4 N + 121 | 984 | 337 |
-//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 | 473 | 473 | 236 | 236 | 236 |
+//! | resource | cycles | N = 128 | N = 32 |
+//! |---|---|---|---|
+//! | tensor cores | 8 N | 1024 | 256 |
+//! | logic pipe (half rate), 12 for each word | 384 | 384 | 384 |
+//! | shared memory, 128 bytes a cycle: B by each m64 tile's wgmma, the ring's writes, A | 5 N + 144 | 784 | 304 |
+//! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 | 674 | 350 |
+//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 | 473 | 473 |
 //!
 //! The expansion takes 16 instructions for a word of eight weights (11 logic, 4 multiplications, a conversion). The epilogue
 //! with SwiGLU takes about 500 instructions of a warp for 32 tokens of a row tile.
@@ -38,6 +39,11 @@
 //! need 0.58. Groups of four MMAs in place of two did not change that, nor did half of the expansions for as many products
 //! (128 weight rows by 256 tokens). No pipe explains it, all are half idle: what is left is the latency of a warpgroup's
 //! "wait, expand, fence, wgmma", with only two warpgroups to overlap.
+//!
+//! Hence [`layout::Quad`]: four warpgroups of one tile each. A warp issues 229 instructions for a unit (ptxas 13.0, bf16 out,
+//! 128 tokens), about 80 of them on the logic pipe: 914 issue slots and 640 cycles of the pipe on each scheduler, beside
+//! 1024 cycles of MMAs. Nearly 90 are the loader's turn, which is one for each unit: two units to a stage would not leave
+//! room for the staging area of 16 warps.
 //!
 //! Floors for DeepSeek-V4-Pro's 48 experts: reading all weights at 4.5 TB/s takes 264 us for gate and up and 132 us for
 //! down; 8192 tokens with six picks take 6.18 ms and 3.09 ms at 700 TFLOP/s.
@@ -49,6 +55,7 @@ use cuda_std::{grid, mbarrier};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
+pub mod grouped;
 pub mod layout;
 pub mod loader;
 pub mod notes;
@@ -56,7 +63,7 @@ pub mod output;
 pub mod stepped;
 pub mod tiles;
 
-use layout::{Form, Narrow, THREADS, WARPS, Wide};
+use layout::{Form, Narrow, Quad, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
@@ -145,7 +152,7 @@ pub const ARGS_PLAIN_F32: &[Arg] = args!(Arg::input("alpha", "f32 [experts]: glo
 /// Launch bounds of a form.
 const fn bounds<F: Form>() -> LaunchBounds {
     let () = F::FITS;
-    LaunchBounds::block(THREADS).max_registers(F::REGISTERS)
+    LaunchBounds::block(F::THREADS).max_registers(F::REGISTERS)
 }
 
 const fn launch<F: Form>(name: &'static str, args: &'static [Arg]) -> Launch {
@@ -161,13 +168,13 @@ const fn launch<F: Form>(name: &'static str, args: &'static [Arg]) -> Launch {
 
 /// Dimensions on a device of `sms` multiprocessors. Any grid from one block on gives the same bits.
 pub const fn dims<F: Form>(sms: u32) -> Dims {
-    Dims { grid: [F::BLOCKS_PER_SM * sms, 1, 1], block: [THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
+    Dims { grid: [F::BLOCKS_PER_SM * sms, 1, 1], block: [F::THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
 }
 
 /// The whole kernel.
 ///
 /// # Safety
-/// All threads of a block of [`THREADS`] with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
+/// All threads of a block of `F::THREADS` with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
 /// entries demand.
 #[inline(always)]
 unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
@@ -179,8 +186,8 @@ unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
             let mut at = layout::Position::START;
             let mut slot = 0;
             while slot < F::STAGES {
-                mbarrier::init(shared + at.full::<F>(), WARPS);
-                mbarrier::init(shared + at.empty::<F>(), WARPS);
+                mbarrier::init(shared + at.full::<F>(), F::WARPS);
+                mbarrier::init(shared + at.empty::<F>(), F::WARPS);
                 at.advance::<F>();
                 slot += 1;
             }
@@ -295,13 +302,28 @@ entry! {
     /// Scaled sums in f32, few tokens.
     expert_gemm_narrow_plain_f32, Narrow, NARROW_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
 }
+entry! {
+    /// Gate and up with SwiGLU, bf16 out, many tokens, four warpgroups.
+    expert_gemm_quad_swiglu_bf16, Quad, QUAD_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, many tokens, four warpgroups.
+    expert_gemm_quad_swiglu_f32, Quad, QUAD_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, many tokens, four warpgroups.
+    expert_gemm_quad_plain_f32, Quad, QUAD_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
 
 /// Every entry of this file.
-pub const LAUNCHES: [Launch; 6] = [
+pub const LAUNCHES: [Launch; 9] = [
     WIDE_SWIGLU_BF16,
     WIDE_SWIGLU_F32,
     WIDE_PLAIN_F32,
     NARROW_SWIGLU_BF16,
     NARROW_SWIGLU_F32,
     NARROW_PLAIN_F32,
+    QUAD_SWIGLU_BF16,
+    QUAD_SWIGLU_F32,
+    QUAD_PLAIN_F32,
 ];

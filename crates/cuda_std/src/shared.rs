@@ -36,6 +36,22 @@ pub unsafe fn dynamic() -> u32 {
     address
 }
 
+/// [`dynamic`], worked out where it is asked for: the compiler does not keep it in a register from elsewhere.
+///
+/// # Safety
+/// As [`dynamic`].
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn dynamic_again() -> u32 {
+    let address: u32;
+    // SAFETY: as in `dynamic`.
+    unsafe {
+        core::arch::asm!("mov.u32 {}, cuda_std_dynamic_shared;", out(reg32) address, options(nomem, nostack));
+        core::hint::assert_unchecked(address.is_multiple_of(DYNAMIC_ALIGN));
+    }
+    address
+}
+
 /// Loads a word (`ld.shared.b32`).
 ///
 /// # Safety

@@ -165,7 +165,8 @@ impl Epilogue {
         }
         kernels!(
             Narrow: NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32,
-            Wide: WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32
+            Wide: WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32,
+            Quad: QUAD_SWIGLU_BF16 QUAD_SWIGLU_F32 QUAD_PLAIN_F32
         )
     }
 }
@@ -174,6 +175,7 @@ impl Epilogue {
 fn wgmma_dims(form: Form, sms: u32) -> Dims {
     match form {
         Form::Narrow => wide::dims::<layout::Narrow>(sms),
+        Form::Quad => wide::dims::<layout::Quad>(sms),
         Form::Small | Form::Wide => wide::dims::<layout::Wide>(sms),
     }
 }

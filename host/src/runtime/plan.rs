@@ -25,11 +25,13 @@ pub enum Form {
     Narrow,
     /// Up to 128 tokens at a time: prefill (sm_90a).
     Wide,
+    /// As [`Form::Wide`], with four warpgroups in place of two (sm_90a).
+    Quad,
 }
 
 impl Form {
     /// Every form.
-    pub const ALL: [Form; 3] = [Form::Small, Form::Narrow, Form::Wide];
+    pub const ALL: [Form; 4] = [Form::Small, Form::Narrow, Form::Wide, Form::Quad];
 }
 
 /// The number of tokens of a call.

@@ -4,12 +4,12 @@ use cuda_std::convergence::{opaque, opaque_u32};
 use cuda_std::mbarrier;
 use cuda_std::prelude::*;
 
-use super::layout::{Form, Narrow, Position, UNIT, Wide};
+use super::layout::{Form, Narrow, Position, Quad, UNIT, Wide};
 use super::loader::Loader;
 use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
 use super::tiles::Tile;
-use super::{Operands, stepped};
+use super::{Operands, grouped, stepped};
 use crate::expand::{self, Table};
 use crate::fragment::CODE_BYTES;
 
@@ -65,8 +65,8 @@ impl Warp {
         let thread = opaque_u32(thread::thread_idx_x());
         let (index, lane) = (thread / 32, thread % 32);
         let notes = Notes { address: shared + F::NOTES_OFFSET + index * F::NOTES_BYTES };
-        // SAFETY: the word is there.
-        let table = Table::hidden(unsafe { shared::load_u32(shared + F::ZERO_OFFSET) });
+        // SAFETY: the word is there. Its address is worked out here too.
+        let table = Table::hidden(unsafe { shared::load_u32(opaque_u32(shared) + F::ZERO_OFFSET) });
         Self { shared, index, lane, notes, table }
     }
 
@@ -204,6 +204,8 @@ macro_rules! widths {
 // A width, and the accumulators of a thread.
 widths!(Wide, stepped::multiply::<Wide, _>: 32 => 32, 64 => 64, 96 => 96, 128 => 128);
 widths!(Narrow, stepped::multiply::<Narrow, _>: 16 => 16, 32 => 32);
+// One loop for all widths.
+widths!(Quad, grouped::multiply::<Quad>: _ => 64);
 
 /// Before the loop over K.
 ///
@@ -282,6 +284,8 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
     // SAFETY: the expert exists.
     let alphas = unsafe { output.alphas(tile.expert) };
     let chunks = opaque_u32(tile.rows.div_ceil(F::CHUNK));
+    // One number, not the rows too, in the loop.
+    let last = opaque_u32(tile.rows - 1);
     // Registers of an m64 tile, and those of a chunk.
     let (of_tile, of_chunk) = (ACC / F::TILES as usize, F::CHUNK as usize / 2);
     const { assert!((ACC / F::TILES as usize).is_multiple_of(F::CHUNK as usize / 2)) };
@@ -310,7 +314,7 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
             }
             warp::sync_warp(warp::FULL);
             let row = chunk * F::CHUNK + token;
-            let scale = f32::from_bits(shared::load_u32(me.notes.scale(row.min(tile.rows - 1))));
+            let scale = f32::from_bits(shared::load_u32(me.notes.scale(row.min(last))));
             let lane = Lane {
                 staged: loaded,
                 scale,
@@ -318,7 +322,7 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
                 row: first + row,
                 row_tile,
                 first_tile: operands.first_tile,
-                wanted: row < tile.rows && row_tile < operands.tile_count,
+                wanted: row <= last && row_tile < operands.tile_count,
             };
             output.store(lane);
             // The area is written again.

@@ -10,14 +10,13 @@ use crate::launch::registers_fit;
 pub const UNIT: u32 = UNIT_BYTES as u32;
 /// Bytes of a barrier.
 const BARRIER: u32 = cuda_std::mbarrier::BYTES;
-
-/// Warps of a block: two warpgroups. Each brings and computes.
-pub const WARPS: u32 = 8;
-/// Threads of a block.
-pub const THREADS: u32 = 32 * WARPS;
+/// 16-byte chunks of a token row in one k unit.
+pub const UNIT_CHUNKS: u32 = B_ROW_BYTES / 16;
 
 /// A form of the kernel: how wide its tiles are, and how the shared memory is divided.
 pub trait Form {
+    /// Warps of a block, four for each warpgroup. Each brings and computes.
+    const WARPS: u32;
     /// Widest tile in tokens.
     const WIDTH: u32;
     /// What widths are multiples of.
@@ -37,6 +36,11 @@ pub trait Form {
     /// Blocks on one multiprocessor.
     const BLOCKS_PER_SM: u32;
 
+    /// Threads of a block.
+    const THREADS: u32 = 32 * Self::WARPS;
+    /// Rows of B that the block copies at a time: eight threads bring 128 bytes of one row.
+    const BATCH_ROWS: u32 = Self::THREADS / UNIT_CHUNKS;
+
     /// Tokens that a warp stages at a time in the epilogue: a lane takes the results of one token and row tile.
     const CHUNK: u32 = 32 / Self::TILES;
     /// Words from one token to the next in the staging area: the warp's rows and a gap with which neither the scalar
@@ -46,7 +50,7 @@ pub trait Form {
     const CHUNK_BYTES: u32 = Self::CHUNK * Self::CHUNK_PITCH * 4;
 
     /// Row tiles of a block's tile.
-    const ROW_TILES: u32 = WARPS * Self::TILES;
+    const ROW_TILES: u32 = Self::WARPS * Self::TILES;
     /// Bytes of a unit's tokens.
     const UNIT_B_BYTES: u32 = Self::WIDTH * B_ROW_BYTES;
     /// Bytes of a stage's tokens: unit by unit.
@@ -58,11 +62,11 @@ pub trait Form {
     /// Offset of the staging areas, one per warp.
     const CHUNK_OFFSET: u32 = Self::A_OFFSET + Self::STAGES * Self::A_BYTES;
     /// Offset of the notes, one per warp.
-    const NOTES_OFFSET: u32 = Self::CHUNK_OFFSET + WARPS * Self::CHUNK_BYTES;
+    const NOTES_OFFSET: u32 = Self::CHUNK_OFFSET + Self::WARPS * Self::CHUNK_BYTES;
     /// Bytes of a warp's notes.
     const NOTES_BYTES: u32 = Notes::bytes(Self::WIDTH);
     /// Offset of the barriers "stage is full": an arrival of every warp, and the bytes of the weights.
-    const FULL_OFFSET: u32 = Self::NOTES_OFFSET + WARPS * Self::NOTES_BYTES;
+    const FULL_OFFSET: u32 = Self::NOTES_OFFSET + Self::WARPS * Self::NOTES_BYTES;
     /// Offset of the barriers "stage is empty": an arrival of every warp.
     const EMPTY_OFFSET: u32 = Self::FULL_OFFSET + Self::STAGES * BARRIER;
     /// Offset of a word of zeros, see [`crate::expand::Table::hidden`].
@@ -75,13 +79,17 @@ pub trait Form {
         assert!(Self::UNIT_B_BYTES.is_multiple_of(1024), "the swizzle's pattern starts at multiples of 1024");
         assert!(Self::A_BYTES.is_multiple_of(16) && Self::CHUNK_BYTES.is_multiple_of(16));
         assert!(Self::NOTES_BYTES.is_multiple_of(16));
+        assert!(Self::WARPS.is_multiple_of(4));
+        // A batch further the swizzle is the same; a warp's notes have room for its rows of all batches.
+        assert!(Self::BATCH_ROWS.is_multiple_of(8));
+        assert!(Self::WIDTH.div_ceil(Self::BATCH_ROWS) as usize <= super::notes::BATCHES);
         assert!(matches!((Self::TILES, Self::STAGE_UNITS), (1 | 2, 1 | 2)));
         // A stage is announced before its use.
         assert!(Self::LAG < Self::AHEAD && Self::AHEAD < Self::STAGES);
         // 227 KiB for one block of an SM; all blocks share 228, each with 1 KiB of its own.
         assert!(Self::SHARED_BYTES <= 232_448);
         assert!(Self::BLOCKS_PER_SM * (Self::SHARED_BYTES + 1024) <= 228 * 1024);
-        assert!(registers_fit(Self::BLOCKS_PER_SM, WARPS, Self::REGISTERS));
+        assert!(registers_fit(Self::BLOCKS_PER_SM, Self::WARPS, Self::REGISTERS));
     };
 }
 
@@ -89,6 +97,7 @@ pub trait Form {
 pub struct Wide;
 
 impl Form for Wide {
+    const WARPS: u32 = 8;
     const WIDTH: u32 = 128;
     const STEP: u32 = 32;
     const TILES: u32 = 2;
@@ -104,6 +113,7 @@ impl Form for Wide {
 pub struct Narrow;
 
 impl Form for Narrow {
+    const WARPS: u32 = 8;
     const WIDTH: u32 = 32;
     const STEP: u32 = 16;
     const TILES: u32 = 2;
@@ -113,6 +123,24 @@ impl Form for Narrow {
     const LAG: u32 = 1;
     const REGISTERS: u32 = 128;
     const BLOCKS_PER_SM: u32 = 2;
+}
+
+/// Four warpgroups of one m64 tile each, in one block per SM: up to 128 tokens by 256 weight rows, a unit of a tile at a
+/// time. Four warps on a scheduler in place of two, to run while others wait. Stages of one unit, so that the staging area
+/// of a warp has room for 32 tokens.
+pub struct Quad;
+
+impl Form for Quad {
+    const WARPS: u32 = 16;
+    const WIDTH: u32 = 128;
+    const STEP: u32 = 16;
+    const TILES: u32 = 1;
+    const STAGE_UNITS: u32 = 1;
+    const STAGES: u32 = 7;
+    const AHEAD: u32 = 5;
+    const LAG: u32 = 2;
+    const REGISTERS: u32 = 128;
+    const BLOCKS_PER_SM: u32 = 1;
 }
 
 /// Position in the ring: the slot of the next stage and the parity of its use.
@@ -149,6 +177,16 @@ impl Position {
         }
     }
 
+    /// The stage before.
+    #[inline(always)]
+    pub fn behind<F: Form>(&self) -> Self {
+        if self.slot == 0 {
+            Self { slot: F::STAGES - 1, parity: self.parity ^ 1 }
+        } else {
+            Self { slot: self.slot - 1, parity: self.parity }
+        }
+    }
+
     /// Offset of the barrier "full" of the slot.
     #[inline(always)]
     pub fn full<F: Form>(&self) -> u32 {
@@ -175,6 +213,7 @@ mod tests {
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
         assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_816, 100_800));
+        assert_eq!(Quad::SHARED_BYTES, 231_296);
     }
 
     #[test]
@@ -195,5 +234,6 @@ mod tests {
             assert_eq!(banks(&|l| l / tiles * pitch + l % tiles * 16, 8, 4), 32);
         }
         check::<Wide>();
+        check::<Quad>();
     }
 }

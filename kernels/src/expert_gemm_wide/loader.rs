@@ -5,19 +5,9 @@ use cuda_std::prelude::*;
 use cuda_std::wgmma_rs::{B_ROW_BYTES, swizzled_chunk};
 use cuda_std::{bulk, cp_async, fence, mbarrier};
 
-use super::layout::{Form, Position, THREADS, UNIT};
-use super::notes::{BATCHES, Notes, Who};
+use super::layout::{Form, Position, UNIT, UNIT_CHUNKS};
+use super::notes::{Notes, Who};
 use super::{Operands, width_of};
-
-/// 16-byte chunks of a token row in one k unit.
-const UNIT_CHUNKS: u32 = B_ROW_BYTES / 16;
-/// Rows of B that the block copies at a time: eight threads bring 128 bytes of one row.
-const BATCH_ROWS: u32 = THREADS / UNIT_CHUNKS;
-
-// A batch further the swizzle is the same.
-const _: () = assert!(BATCH_ROWS.is_multiple_of(8));
-// A warp has four rows of each batch, and as many lanes as rows of eight batches.
-const _: () = assert!(32 / UNIT_CHUNKS * BATCHES as u32 == 32);
 
 /// One warp's copies, stage by stage through all tiles of the block.
 ///
@@ -32,8 +22,8 @@ pub struct Loader {
     weights: *const u8,
     /// Bytes from there to its second one.
     second: u32,
-    /// The lane's chunk of the next stage's first unit, in row 0 of B.
-    b: *const u8,
+    /// The lane's 16-byte chunk of the next stage's first unit, counted in a row of B.
+    b: u32,
     /// How many rows of B follow the thread's first one in the tile's width, it included; maybe none.
     wanted: i32,
     /// The thread's place in B.
@@ -53,7 +43,7 @@ impl Loader {
             left: 0,
             weights: operands.weights,
             second: 0,
-            b: operands.b.cast(),
+            b: 0,
             wanted: 0,
             place: shared + row * B_ROW_BYTES + 16 * swizzled_chunk(row, chunk),
         };
@@ -98,12 +88,14 @@ impl Loader {
                     }
                 }
                 let to = self.place + at.slot * F::B_BYTES;
-                let own = warp::lane_id() / UNIT_CHUNKS;
-                let rows = notes.rows::<F>(own);
+                // From the thread and hidden: not kept in registers.
+                let own = opaque_u32(thread::thread_idx_x()) % 32 / UNIT_CHUNKS;
+                let rows = notes.rows(own);
                 let mut batch = 0;
-                while batch < F::WIDTH.div_ceil(BATCH_ROWS) as usize {
-                    let first = BATCH_ROWS * batch as u32;
-                    let from = self.b.wrapping_add(rows[batch] as usize * 16);
+                while batch < F::WIDTH.div_ceil(F::BATCH_ROWS) as usize {
+                    let first = F::BATCH_ROWS * batch as u32;
+                    let chunk = rows[batch].wrapping_add(self.b);
+                    let from = operands.b.cast::<u8>().wrapping_add(chunk as usize * 16);
                     let wanted = self.wanted > first as i32;
                     cp_async::copy_16_if(to + first * B_ROW_BYTES, from, wanted);
                     if F::STAGE_UNITS == 2 {
@@ -114,7 +106,7 @@ impl Loader {
                     batch += 1;
                 }
                 self.weights = self.weights.wrapping_add((F::STAGE_UNITS * UNIT) as usize);
-                self.b = self.b.wrapping_add((F::STAGE_UNITS * B_ROW_BYTES) as usize);
+                self.b += F::STAGE_UNITS * UNIT_CHUNKS;
                 self.left -= units;
                 if self.left == 0 {
                     self.next_tile::<F>(notes, operands, blocks);
@@ -143,9 +135,9 @@ impl Loader {
         let (k_units, row_tiles) = (opaque_u32(operands.k_units), opaque_u32(operands.row_tiles));
         let (own, chunk) = (thread / UNIT_CHUNKS, thread % UNIT_CHUNKS);
         self.wanted = width_of::<F>(tile.rows) as i32 - own as i32;
-        // A lane for each of the warp's rows: the fourth part of a batch, of every batch. Rows past the end are copies of
+        // A lane for each of the warp's rows: the fourth part of a batch, of every batch that the tile may have and some more. Rows past the end are copies of
         // the last one; their results are not stored.
-        let row = own + BATCH_ROWS * chunk;
+        let row = own + F::BATCH_ROWS * chunk;
         // SAFETY: `row_token` is null or holds the expert's rows; the warp is here.
         unsafe {
             let token = operands.token(first + row.min(tile.rows - 1));
@@ -160,7 +152,7 @@ impl Loader {
         let row_tile = matrix + (operands.first_tile + first_tile + own.min(last)) as usize;
         self.weights = operands.weights.wrapping_add(row_tile * row_tile_bytes as usize);
         self.second = if own < last { row_tile_bytes } else { 0 };
-        self.b = operands.b.cast::<u8>().wrapping_add((16 * chunk) as usize);
+        self.b = chunk;
         self.left = k_units;
     }
 

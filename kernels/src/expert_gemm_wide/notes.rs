@@ -12,10 +12,10 @@ const WALK_BYTES: u32 = 16;
 /// Bytes of a [`Tile`].
 const TILE_BYTES: u32 = 16;
 
-/// Most batches of rows that a warp brings: of tiles of 256.
-pub const BATCHES: usize = 8;
-/// Bytes of the rows that a warp brings: four of each batch.
-const ROWS_BYTES: u32 = 4 * 4 * BATCHES as u32;
+/// Most batches of rows that a warp brings.
+pub const BATCHES: usize = 4;
+/// Bytes of the rows that a warp brings, four of each batch; each lane notes one, of batches that no tile has too.
+const ROWS_BYTES: u32 = 4 * 32;
 
 /// Whose walk: a warp brings stages of tiles that it computes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,22 +132,14 @@ impl Notes {
         }
     }
 
-    /// The rows of `own` (0..4), one of each batch that the form has.
+    /// The rows of `own` (0..4), one of each batch.
     ///
     /// # Safety
     /// The rows are noted.
     #[inline(always)]
-    pub unsafe fn rows<F: Form>(self, own: u32) -> [u32; BATCHES] {
-        let at = self.address + 2 * WALK_BYTES + TILE_BYTES + 4 * BATCHES as u32 * own;
-        let mut rows = [0; BATCHES];
+    pub unsafe fn rows(self, own: u32) -> [u32; BATCHES] {
+        let at = self.address + 2 * WALK_BYTES + TILE_BYTES + 4 * 8 * own;
         // SAFETY: the caller's duty.
-        let low = unsafe { shared::load_v4(at) };
-        rows[..4].copy_from_slice(&low);
-        if F::WIDTH > 128 {
-            // SAFETY: as above.
-            let high = unsafe { shared::load_v4(at + 16) };
-            rows[4..].copy_from_slice(&high);
-        }
-        rows
+        unsafe { shared::load_v4(at) }
     }
 }

@@ -1,14 +1,14 @@
 //! What notices the mutants of the expert GEMMs on wgmma: few and small problems that reach every width of the tiles,
 //! with their references computed once for all mutants.
 //!
-//! The loop over K is there once per width: each has tiles that are a few tokens narrower, and the ring of stages goes
-//! round in it.
+//! The loop over K, or its MMA, is there once per width: each has tiles that are a few tokens narrower, and the ring of
+//! stages goes round in it.
 
 use std::sync::Arc;
 
 use kernels::launch::Launch;
 
-use super::expert_gemm::{Form, Inputs, Kind, NARROW, Problem, WIDE, Weights};
+use super::expert_gemm::{Form, Inputs, Kind, NARROW, Problem, QUAD, WIDE, Weights};
 use super::{Case, Check, Device};
 
 /// A form with its widest tile and what widths are multiples of.
@@ -18,8 +18,11 @@ struct Widths {
     step: u32,
 }
 
-const FORMS: [Widths; 2] =
-    [Widths { form: &WIDE, widest: 128, step: 32 }, Widths { form: &NARROW, widest: 32, step: 16 }];
+const FORMS: [Widths; 3] = [
+    Widths { form: &WIDE, widest: 128, step: 32 },
+    Widths { form: &NARROW, widest: 32, step: 16 },
+    Widths { form: &QUAD, widest: 128, step: 16 },
+];
 
 /// A problem with its result.
 struct Part {

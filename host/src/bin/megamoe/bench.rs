@@ -59,6 +59,7 @@ enum FormArg {
     Small,
     Narrow,
     Wide,
+    Quad,
 }
 
 /// Runs the subcommand.
@@ -77,6 +78,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Small => Form::Small,
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
+            FormArg::Quad => Form::Quad,
         }),
         options: LayerOptions {
             activations: match args.activations {
