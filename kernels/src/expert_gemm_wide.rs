@@ -18,18 +18,19 @@
 //! | form | entries | weight rows x tokens | blocks per SM | MMAs between waits |
 //! |---|---|---|---|---|
 //! | [`layout::Wide`] | `expert_gemm_wide_*` | 256 x 32, 64, 96, 128 | 1 | 2: a step of two tiles |
+//! | [`layout::Quad`] | `expert_gemm_quad_*` | 256 x 16, 32 .. 128 | 1 | 4: the k16 steps of a unit of one tile |
 //! | [`layout::Narrow`] | `expert_gemm_narrow_*` | 256 x 16, 32 | 2 | 2: a step of two tiles |
 //!
 //! # Cycles of a k unit on one SM
-//! N tokens of 64 columns; two warps on a scheduler (four with two blocks, which share them).
+//! 256 weight rows by N tokens of 64 columns; two warps on a scheduler, four with two blocks or [`layout::Quad`].
 //!
-//! | resource | 256 rows | N = 128 | N = 32 | 128 rows | N = 256 | N = 64 |
-//! |---|---|---|---|---|---|---|
-//! | tensor cores | 8 N | 1024 | 256 | 4 N | 1024 | 256 |
-//! | logic pipe (half rate), 12 for each word: 8 or 4 a warp | 384 | 384 | 384 | 192 | 192 | 192 |
-//! | shared memory, 128 bytes a cycle: B by each warpgroup's wgmma, the ring's writes, A | 5 N + 144 | 784 | 304 | 3 N + 72 | 840 | 264 |
-//! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 | 674 | 350 | 3.4 N + 121 | 984 | 337 |
-//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 | 473 | 473 | 236 | 236 | 236 |
+//! | resource | cycles | N = 128 | N = 32 |
+//! |---|---|---|---|
+//! | tensor cores | 8 N | 1024 | 256 |
+//! | logic pipe (half rate), 12 for each word | 384 | 384 | 384 |
+//! | shared memory, 128 bytes a cycle: B by each m64 tile's wgmma, the ring's writes, A | 5 N + 144 | 784 | 304 |
+//! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 | 674 | 350 |
+//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 | 473 | 473 |
 //!
 //! The expansion takes 16 instructions for a word of eight weights (11 logic, 4 multiplications, a conversion). The epilogue
 //! with SwiGLU takes about 500 instructions of a warp for 32 tokens of a row tile.
@@ -38,6 +39,11 @@
 //! need 0.58. Groups of four MMAs in place of two did not change that, nor did half of the expansions for as many products
 //! (128 weight rows by 256 tokens). No pipe explains it, all are half idle: what is left is the latency of a warpgroup's
 //! "wait, expand, fence, wgmma", with only two warpgroups to overlap.
+//!
+//! Hence [`layout::Quad`]: four warpgroups of one tile each. A warp issues 229 instructions for a unit (ptxas 13.0, bf16 out,
+//! 128 tokens), about 80 of them on the logic pipe: 914 issue slots and 640 cycles of the pipe on each scheduler, beside
+//! 1024 cycles of MMAs. Nearly 90 are the loader's turn, which is one for each unit: two units to a stage would not leave
+//! room for the staging area of 16 warps.
 //!
 //! Floors for DeepSeek-V4-Pro's 48 experts: reading all weights at 4.5 TB/s takes 264 us for gate and up and 132 us for
 //! down; 8192 tokens with six picks take 6.18 ms and 3.09 ms at 700 TFLOP/s.

@@ -2,6 +2,7 @@
 
 use kernels::launch::Arch;
 use megamoe_tests::gpu::emulator::Emulator;
+use megamoe_tests::gpu::text::only;
 use megamoe_tests::gpu::{Sizes, cases_at};
 use ptx_emulator::machine::Schedule;
 
@@ -35,13 +36,11 @@ fn every_fault_is_caught_in_the_quad_form() {
 
 /// `landed`: what a warp does before it announces gathered rows.
 fn every_fault_is_caught(kernel: &str, landed: &str) {
-    let ptx = Arch::Sm90a.ptx();
-    let start = ptx.find(&format!(".entry {kernel}(")).unwrap();
-    let end = start + ptx[start..].find("\n}\n").unwrap();
+    let ptx = only(Arch::Sm90a, &[kernel]);
     // Gathered rows are announced before they are there.
     for (right, wrong) in FAULTS.into_iter().chain([(landed, "cp.async.wait_group 7;")]) {
-        assert!(ptx[start..end].contains(right), "{right} is not in the PTX");
-        let ptx = [&ptx[..start], &ptx[start..end].replace(right, wrong), &ptx[end..]].concat();
+        assert!(ptx.contains(right), "{right} is not in the PTX");
+        let ptx = ptx.replace(right, wrong);
         let emulator = Emulator::with_ptx(Arch::Sm90a, Schedule::RoundRobin, &ptx).unwrap();
         let mut passed = 0;
         let failure = cases_at(&Sizes::FEW)

@@ -5,10 +5,11 @@
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use kernels::launch::Arch;
+use kernels::launch::{Arch, Launch, TABLE};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use megamoe_tests::gpu::emulator::Emulator;
 use megamoe_tests::gpu::routing::{self, Scale};
+use megamoe_tests::gpu::text::{only, same_as};
 use megamoe_tests::gpu::{Case, Device, Ran, Unavailable};
 use ptx_emulator::machine::Schedule;
 
@@ -52,7 +53,8 @@ fn run(case: Case, device: &Opened) -> Result<Completion, Failed> {
     }
 }
 
-/// What runs on the emulator: everything in the default schedule, and a little in others.
+/// What runs on the emulator: everything in the default schedule, and a little in others. Kernels that are the same code
+/// as on another architecture run there.
 fn emulated(arch: Arch) -> impl Iterator<Item = Trial> {
     [
         ("", Schedule::RoundRobin, Scale::Small),
@@ -65,7 +67,9 @@ fn emulated(arch: Arch) -> impl Iterator<Item = Trial> {
             Ok(device) => Ok(Arc::new(device) as Arc<dyn Device>),
             Err(e) => Err(Unavailable::Broken(e)),
         };
-        trials(format!("emulator-{}/{name}", arch.name()), routing::cases(scale), open)
+        let mut cases = routing::cases(scale);
+        cases.retain(|case| same_as(arch, case.kernel()).is_none());
+        trials(format!("emulator-{}/{name}", arch.name()), cases, open)
     })
 }
 
@@ -103,8 +107,9 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("dense_fp8_swiglu", "cp.async.wait_group 1", "cp.async.wait_group 2"),
 ];
 
-/// The PTX with the fault, in every place of the entry.
-fn with_fault(ptx: &str, entry: &str, right: &str, wrong: &str) -> Result<String, Failed> {
+/// The PTX of what the entry's cases launch, with the fault in every place of the entry.
+fn with_fault(arch: Arch, entry: &str, right: &str, wrong: &str) -> Result<String, Failed> {
+    let ptx = only(arch, &[entry]);
     let from = ptx.find(&format!(".entry {entry}(")).ok_or("no such entry")?;
     let to = ptx[from..].find("\n}").map_or(ptx.len(), |n| from + n);
     let body = &ptx[from..to];
@@ -114,11 +119,16 @@ fn with_fault(ptx: &str, entry: &str, right: &str, wrong: &str) -> Result<String
     Ok([&ptx[..from], &body.replace(right, wrong), &ptx[to..]].concat())
 }
 
-/// That each fault is caught, on the emulator.
+fn launch(name: &str) -> &'static Launch {
+    TABLE.iter().find(|kernel| kernel.name == name).unwrap_or_else(|| panic!("there is no {name}"))
+}
+
+/// That each fault is caught, on the emulator; once if the code is the same.
 fn faults(arch: Arch) -> impl Iterator<Item = Trial> {
-    FAULTS.iter().map(move |&(entry, right, wrong)| {
+    let own = move |fault: &&(&str, &str, &str)| same_as(arch, launch(fault.0)).is_none();
+    FAULTS.iter().filter(own).map(move |&(entry, right, wrong)| {
         Trial::test(format!("emulator-{}/fault/{entry}/`{wrong}` for `{right}`", arch.name()), move || {
-            let ptx = with_fault(arch.ptx(), entry, right, wrong)?;
+            let ptx = with_fault(arch, entry, right, wrong)?;
             // A fault may leave a loop without end; the cases need far less.
             let emulator = Emulator::with_ptx(arch, Schedule::RoundRobin, &ptx)?.budget(1 << 19);
             let mut cases = routing::cases(Scale::Few)

@@ -66,7 +66,7 @@ fn cases() -> Vec<(String, bool)> {
         })
         .collect();
     cases.sort();
-    assert!(cases.len() >= 18, "{cases:?}");
+    assert!(cases.len() >= 24, "{cases:?}");
     cases
 }
 
@@ -97,7 +97,8 @@ fn with_tensor_memory() {
 }
 
 /// What the compiler leaves out, and nothing else, is reported: `tcgen05.fence`; a `fence.proxy.async` between the word
-/// that `tcgen05.alloc` writes and a copy over it; one `setmaxnreg` for all of a warpgroup.
+/// that `tcgen05.alloc` writes and a copy over it; one `setmaxnreg` for all of a warpgroup; a wait between an MMA and a
+/// `tcgen05.cp` over the scales that it reads.
 #[test]
 fn with_tensor_memory_strict() {
     for (case, _) in cases().iter().filter(|c| c.1) {
@@ -105,7 +106,9 @@ fn with_tensor_memory_strict() {
         assert!(findings.iter().any(|f| f.class == Class::Tcgen05Order), "{case}");
         for f in &findings {
             let known = match f.class {
-                Class::Tcgen05Order => f.message.contains("but without tcgen05.fence"),
+                Class::Tcgen05Order => {
+                    f.message.contains("but without tcgen05.fence") || f.message.contains("mma -> cp is not")
+                }
                 Class::ProxyRace => {
                     f.earlier.as_ref().is_some_and(|e| e.place.text.contains("tcgen05.alloc"))
                 }

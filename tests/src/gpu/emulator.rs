@@ -47,6 +47,8 @@ pub struct Seen {
     pub longest_cluster: u64,
     /// Counters of all launches.
     pub counters: Counters,
+    /// Lines that were executed.
+    lines: HashSet<u32>,
 }
 
 impl Emulator {
@@ -82,9 +84,16 @@ impl Emulator {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Source lines that launches have executed since the last call.
+    pub fn take_lines(&self) -> HashSet<u32> {
+        std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner).lines)
+    }
+
     fn note(&self, outcome: &Outcome) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.findings.extend_from_slice(&outcome.findings);
+        let executed = outcome.counters.lines.iter().filter(|line| line.site.executed > 0);
+        seen.lines.extend(executed.map(|line| line.line));
         seen.longest_cluster = seen.longest_cluster.max(outcome.longest_cluster);
         seen.counters.merge(&outcome.counters);
     }

@@ -12,21 +12,28 @@
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
+//! | [`expert_gemm_mutation`] | what notices the mutants of those on wgmma |
 //! | [`tcgen05_gemm`] | those of the grouped GEMMs on Blackwell's tensor cores |
 //! | [`tcgen05_mega`] | those of both products and the combination in one launch |
 //! | [`routing`] | the cases of routing, preparation of rows and combination |
 //! | [`mirror`] | a `Device` on the host, with faults to plant: proof that the cases can fail |
 //! | [`emulator`] | a `Device` on the PTX emulator: the committed PTX, everywhere, with every checker on |
+//! | [`text`] | the PTX by kernel, and which kernels are the same code on both architectures |
 //! | [`mutation`] | faults planted one by one in the PTX of a kernel, with its cases to notice them |
+//! | [`alike`] | where two kernels are the same code |
+//! | [`coverage`] | which parts of the cases a mutant needs |
 //! | `cuda` | a `Device` on a card (feature `cuda`) |
 
 use kernels::launch::{Dims, Launch};
 
+pub mod alike;
+pub mod coverage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod data;
 pub mod emulator;
 pub mod expert_gemm;
+pub mod expert_gemm_mutation;
 pub mod mirror;
 pub mod mma_model;
 pub mod mutation;
@@ -39,6 +46,7 @@ pub mod routing;
 pub mod swiglu;
 pub mod tcgen05_gemm;
 pub mod tcgen05_mega;
+pub mod text;
 
 /// A kernel argument with the memory behind it.
 pub enum Value<'a> {
@@ -117,6 +125,11 @@ impl Case {
         Self { name: format!("{}/{name}", kernel.name), kernel, parts: Vec::new() }
     }
 
+    /// The kernel.
+    pub fn kernel(&self) -> &'static Launch {
+        self.kernel
+    }
+
     /// Adds a part that has `elements` input elements to work on.
     fn part(
         &mut self,
@@ -125,6 +138,15 @@ impl Case {
         body: impl FnOnce(&dyn Device) -> Check + Send + 'static,
     ) {
         self.parts.push(Part { label: format!("{label:?}"), elements, body: Box::new(body) });
+    }
+
+    /// A case for each part.
+    fn split(self) -> impl Iterator<Item = Case> {
+        let Case { name, kernel, parts } = self;
+        parts.into_iter().map(move |part| {
+            let name = if part.label.is_empty() { name.clone() } else { format!("{name}: {}", part.label) };
+            Case { name, kernel, parts: vec![Part { label: String::new(), ..part }] }
+        })
     }
 
     /// Runs the parts that the device can afford, until one fails.
@@ -138,7 +160,8 @@ impl Case {
                 ran.too_large += 1;
                 continue;
             }
-            (part.body)(device).map_err(|e| format!("{}: {e}", part.label))?;
+            let label = |e| if part.label.is_empty() { e } else { format!("{}: {e}", part.label) };
+            (part.body)(device).map_err(label)?;
             ran.passed += 1;
         }
         Ok(ran)

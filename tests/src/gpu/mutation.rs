@@ -3,16 +3,20 @@
 //! Every kernel of the table takes part with the cases that bear its name. `tests/data/equivalents/KERNEL.txt` lists
 //! the mutants that make no difference, with the reason (`ptx_emulator::mutate::Equivalents`); no file, no such mutant.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use kernels::launch::{Arch, Launch};
 use ptx_emulator::machine::Schedule;
-use ptx_emulator::mutate::{Equivalents, Observation, Plan, Report, RunError, Trial, run};
-use ptx_emulator::syntax::ast::Item;
-use ptx_emulator::syntax::parse;
+use ptx_emulator::mutate::{
+    Equivalents, KINDS, Mutant, Observation, Plan, Report, RunError, Trial, mutants, run,
+};
 
+use super::alike::lines_alike;
+use super::coverage::Coverage;
 use super::emulator::Emulator;
-use super::{Case, Sizes, cases_at, routing};
+use super::expert_gemm_mutation::{self, Prepared};
+use super::{Case, Sizes, cases_at, routing, text};
 
 /// Schedules, by what is likely to notice most: warps in turn, consumers first, late copies.
 pub const SCHEDULES: [&str; 3] = ["round-robin", "consumer-first", "async-late"];
@@ -28,35 +32,8 @@ pub const EXHAUSTIVE: [&str; 8] = [
     "seed:2",
 ];
 
-/// Kernels that the cases of another launch too.
-const COMPANIONS: [(&str, &str); 7] = [
-    ("place_slots", "count_slots"),
-    ("tcgen05_mega", "tcgen05_gemm_swiglu_nvfp4"),
-    ("tcgen05_mega", "tcgen05_gemm_plain_f32"),
-    ("tcgen05_mega", "combine"),
-    ("tcgen05_mega_pair", "tcgen05_gemm_swiglu_nvfp4"),
-    ("tcgen05_mega_pair", "tcgen05_gemm_plain_f32"),
-    ("tcgen05_mega_pair", "combine"),
-];
-
-/// The built-in PTX without the entries that a kernel's cases do not launch: an emulator loads it sooner. Lines keep
-/// their numbers.
-fn needed(arch: Arch, kernel: &str) -> String {
-    let mut text = String::new();
-    let mut keeps = true;
-    for line in arch.ptx().lines() {
-        if let Some(entry) = line.strip_prefix(".visible .entry ") {
-            let name = entry.split('(').next().unwrap_or_default();
-            keeps = name == kernel || COMPANIONS.contains(&(kernel, name));
-        }
-        text += if keeps { line } else { "" };
-        text.push('\n');
-        keeps |= line == "}";
-    }
-    text
-}
-
-/// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`].
+/// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`]. Those in code that
+/// the kernel shares with [`Prepared::representative`] are judged there.
 pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) -> Result<Report, String> {
     let parse = |name: &&str| {
         let schedule = Schedule::parse(name).ok_or_else(|| format!("no schedule {name}"))?;
@@ -64,42 +41,37 @@ pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) ->
     };
     let schedules: Vec<(String, Schedule)> = schedules.iter().map(parse).collect::<Result<_, String>>()?;
     let equivalents = equivalents(kernel.name)?;
-    let ptx = needed(arch, kernel.name);
-    let plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
-    run(&plan, |trial| observe(arch, trial, cases_of(kernel, sizes)), |_, _| ())
+    let ptx = text::only(arch, &[kernel.name]);
+    let mut plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
+    let (cases, coverage) = (Cases::of(kernel, sizes), Coverage::new(&ptx));
+    if let Cases::Prepared(prepared) = &cases {
+        plan.judged_elsewhere = judged_by(prepared.representative(), arch, kernel);
+    }
+    run(&plan, |trial| observe(arch, trial, &cases, &coverage), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
 }
 
-/// A kernel's code without what names the architecture or the kernel's place in the module: the emulator makes no
-/// difference between two that are equal.
-pub fn code(arch: Arch, kernel: &Launch) -> Result<String, String> {
-    let module = parse(arch.ptx()).map_err(|e| e.to_string())?;
-    let shared = |item: &&Item| match item {
-        Item::Function(f) => f.name == kernel.name || !f.is_entry,
-        Item::Variable(_) => true,
-        Item::Raw(_) => false,
-    };
-    let text: String = module
-        .items
-        .iter()
-        .filter(shared)
-        .map(|item| match item {
-            Item::Function(f) => f.to_string(),
-            Item::Variable(v) => v.to_string(),
-            Item::Raw(text) => text.clone(),
-        })
-        .collect();
-    // Labels are `$L__BB`, the number of the function, `_`, and their own.
-    let mut parts = text.split("$L__BB");
-    let first = parts.next().unwrap_or_default().to_owned();
-    Ok(parts
-        .fold(first, |code, part| code + "$L__BB_" + part.split_once('_').map_or(part, |(_, label)| label)))
+/// Lines of a kernel whose mutants are judged with another.
+fn judged_by(representative: &Launch, arch: Arch, kernel: &Launch) -> HashSet<u32> {
+    if kernel.name == representative.name {
+        return HashSet::new();
+    }
+    lines_alike(arch, kernel.name, representative.name)
+}
+
+/// Kinds and instructions of the mutants of a kernel that are judged with another, and of those that are not.
+pub fn shared_and_own(arch: Arch, kernel: &Launch) -> Result<Option<(Vec<Mutant>, Vec<Mutant>)>, String> {
+    let Some(prepared) = expert_gemm_mutation::prepare(kernel) else { return Ok(None) };
+    let lines = judged_by(prepared.representative(), arch, kernel);
+    let all =
+        mutants(arch.ptx(), kernel.name, &KINDS.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
+    Ok(Some(all.into_iter().partition(|mutant| lines.contains(&mutant.line))))
 }
 
 /// A kernel's PTX with a clamp of SwiGLU left out everywhere, by name; empty if it has none. In unrolled code no case
 /// need reach each clamp by itself, so that these are no mutants of one instruction.
 pub fn without_clamps(arch: Arch, kernel: &Launch) -> Vec<(&'static str, String)> {
-    let ptx = needed(arch, kernel.name);
+    let ptx = text::only(arch, &[kernel.name]);
     let drop = |clamp: &str, which: fn(usize) -> bool| -> String {
         let mut count = 0;
         let line = |line: &str| match line.trim_start().strip_prefix(clamp).map(|rest| rest.split(',')) {
@@ -128,7 +100,36 @@ pub fn without_clamps(arch: Arch, kernel: &Launch) -> Vec<(&'static str, String)
 /// Why a kernel's cases fail with another PTX text; `None` if they do not.
 pub fn failure(arch: Arch, kernel: &Launch, ptx: &str, sizes: &Sizes) -> Result<Option<String>, String> {
     let trial = Trial { ptx, schedule: Schedule::default(), budget: 1 << 26 };
-    Ok(observe(arch, &trial, cases_of(kernel, sizes))?.wrong)
+    Ok(observe(arch, &trial, &Cases::of(kernel, sizes), &Coverage::new(ptx))?.wrong)
+}
+
+/// Cases for any number of runs.
+enum Cases<'a> {
+    /// Of the few that are prepared.
+    Prepared(Prepared),
+    /// Those that the other tests have, made anew for each.
+    Ordinary(&'a Launch, &'a Sizes),
+}
+
+impl<'a> Cases<'a> {
+    fn of(kernel: &'a Launch, sizes: &'a Sizes) -> Self {
+        expert_gemm_mutation::prepare(kernel).map_or(Self::Ordinary(kernel, sizes), Self::Prepared)
+    }
+
+    /// How many parts are for every mutant.
+    fn core(&self) -> usize {
+        match self {
+            Self::Prepared(prepared) => prepared.core,
+            Self::Ordinary(..) => usize::MAX,
+        }
+    }
+
+    fn get(&self) -> Vec<Case> {
+        match self {
+            Self::Prepared(prepared) => prepared.cases(),
+            Self::Ordinary(kernel, sizes) => cases_of(kernel, sizes),
+        }
+    }
 }
 
 /// The cases of a kernel.
@@ -140,13 +141,15 @@ pub fn cases_of(kernel: &Launch, sizes: &Sizes) -> Vec<Case> {
 }
 
 /// Runs cases until one fails.
-fn observe(arch: Arch, trial: &Trial<'_>, cases: Vec<Case>) -> Result<Observation, String> {
+fn observe(
+    arch: Arch,
+    trial: &Trial<'_>,
+    cases: &Cases<'_>,
+    coverage: &Coverage<'_>,
+) -> Result<Observation, String> {
     let emulator =
         Emulator::with_ptx(arch, trial.schedule, trial.ptx)?.budget(trial.budget).after_predecessor()?;
-    let failed = cases.into_iter().find_map(|case| {
-        let name = case.name.clone();
-        case.run(&emulator).err().map(|e| format!("{name}: {e}"))
-    });
+    let failed = coverage.run(&emulator, trial.ptx, trial.schedule, cases.get(), cases.core());
     let seen = emulator.seen();
     Ok(Observation {
         findings: seen.findings,

@@ -1,5 +1,6 @@
 //! Runs the unmutated module, then each mutant until something kills it.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,8 @@ pub struct Plan<'a> {
     pub schedules: Vec<(String, Schedule)>,
     /// Mutants that are known to make no difference.
     pub equivalents: &'a Equivalents,
+    /// Source lines whose mutants are left out.
+    pub judged_elsewhere: HashSet<u32>,
     /// A mutant may take so many times the warp instructions of the unmutated module.
     pub budget_factor: u64,
     /// Mutants run at a time; 0 = as many as there are cores.
@@ -36,6 +39,7 @@ impl<'a> Plan<'a> {
             kinds: super::KINDS.iter().collect(),
             schedules: vec![("round-robin".to_owned(), Schedule::RoundRobin)],
             equivalents,
+            judged_elsewhere: HashSet::new(),
             budget_factor: 4,
             jobs: 0,
         }
@@ -115,7 +119,8 @@ pub fn run(
     launch: impl Fn(&Trial<'_>) -> std::result::Result<Observation, String> + Sync,
     progress: impl Fn(usize, usize) + Sync,
 ) -> std::result::Result<Report, RunError> {
-    let all = mutants(plan.source, plan.entry, &plan.kinds)?;
+    let mut all = mutants(plan.source, plan.entry, &plan.kinds)?;
+    all.retain(|mutant| !plan.judged_elsewhere.contains(&mutant.line));
     let (baseline, outputs) = unmutated(plan, &launch)?;
     let budget = baseline.longest_cluster.saturating_mul(plan.budget_factor).max(LEAST_BUDGET);
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -53,6 +53,7 @@ impl Addend {
 }
 
 /// A sum before it is rounded to the accumulator's format.
+#[derive(Debug, PartialEq)]
 enum Sum {
     Nan,
     Infinity(bool),
@@ -108,6 +109,10 @@ pub fn step_f16(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Un
 
 fn aligned_sum(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Unit) -> Sum {
     assert_eq!(a.len(), b.len(), "operands of one step have the same K");
+    short_sum(a, b, c, fraction, unit).unwrap_or_else(|| long_sum(a, b, c, fraction, unit))
+}
+
+fn long_sum(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Unit) -> Sum {
     let addend = c.element;
     if let Some(special) = specials(a, b, addend) {
         return special;
@@ -127,6 +132,46 @@ fn aligned_sum(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Uni
         sum += aligned(i64::from(x.sig) * i64::from(y.sig), fraction, top - x.exp - y.exp, unit.window);
     }
     Sum::Finite(i128::from(sum), top - unit.window as i32)
+}
+
+/// Most products of a step.
+const MOST: usize = 32;
+
+/// [`aligned_sum`] of finite operands in 32-bit integers, where they are wide enough: the formats that occur.
+fn short_sum(a: &[Element], b: &[Element], c: Addend, fraction: u32, unit: Unit) -> Option<Sum> {
+    let n = a.len();
+    // A product has two bits above its fraction; so shifted, n of them stay below 2^31.
+    let bits = unit.window + 2 + n.next_power_of_two().trailing_zeros();
+    if n > MOST || fraction > unit.window || bits > 31 || c.element.class != Class::Finite {
+        return None;
+    }
+    /// Below every exponent of a product.
+    const ZERO: i32 = -(1 << 20);
+    let (mut products, mut exponents) = ([0i32; MOST], [ZERO; MOST]);
+    let mut is_finite = true;
+    let mut top = if c.element.sig == 0 { ZERO } else { c.element.exp };
+    for (i, (x, y)) in a.iter().zip(b).enumerate() {
+        is_finite &= x.class == Class::Finite && y.class == Class::Finite;
+        products[i] = x.sig * y.sig;
+        // A zero takes no part in the alignment.
+        exponents[i] = if products[i] == 0 { ZERO } else { x.exp + y.exp };
+        top = top.max(exponents[i]);
+    }
+    if !is_finite {
+        return None;
+    }
+    if top == ZERO {
+        return Some(Sum::Finite(0, 0));
+    }
+    let mut sum = 0i32;
+    for (product, exponent) in products[..n].iter().zip(&exponents[..n]) {
+        let magnitude = (product.unsigned_abs() << (unit.window - fraction)) >> (top - exponent).min(31);
+        let sign = product >> 31;
+        sum += (magnitude as i32 ^ sign) - sign;
+    }
+    let sum =
+        i64::from(sum) + aligned(i64::from(c.element.sig), c.fraction, top - c.element.exp, unit.window);
+    Some(Sum::Finite(i128::from(sum), top - unit.window as i32))
 }
 
 /// The unit of exact sums of narrow formats, whose products lie within 2^-40 .. 2^40.
@@ -236,4 +281,51 @@ fn specials(a: &[Element], b: &[Element], c: Element) -> Option<Sum> {
         (false, true) => Sum::Infinity(true),
         (false, false) => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_sums_are_the_long_ones() {
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32
+        };
+        for (format, bits, k, unit) in [
+            (Format::F16, 16, 16, WIDE),
+            (Format::Bf16, 16, 16, WIDE),
+            (Format::Tf32, 32, 8, WIDE),
+            (Format::E4m3, 8, 32, HOPPER_FP8),
+            (Format::E5m2, 8, 32, HOPPER_FP8),
+        ] {
+            let (mut short, mut long) = (0, 0);
+            for round in 0..2000 {
+                // The largest significands in some rounds, zeros in others, any bits (specials too) in the rest.
+                let mut element =
+                    || match (round % 4, random() >> (31 - bits.min(31)) & u32::MAX >> (32 - bits)) {
+                        (0, r) => Element {
+                            sig: format.decode(r).sig.signum() * ((2 << format.fraction()) - 1),
+                            ..format.decode(0)
+                        },
+                        (1, r) if r % 3 == 0 => format.decode(0),
+                        (_, r) => format.decode(r),
+                    };
+                let (a, b): (Vec<_>, Vec<_>) = (0..k).map(|_| (element(), element())).unzip();
+                let c =
+                    if round % 8 < 4 { Addend::f32(random() << 1 ^ random()) } else { Addend::f16(random()) };
+                let want = long_sum(&a, &b, c, 2 * format.fraction(), unit);
+                match short_sum(&a, &b, c, 2 * format.fraction(), unit) {
+                    Some(got) => {
+                        assert_eq!(got, want, "{format:?} {a:?} {b:?} {c:?}");
+                        short += 1;
+                    }
+                    None => long += 1,
+                }
+            }
+            assert!(short > 500 && long > 0, "{format:?}: {short} short, {long} long");
+        }
+    }
 }

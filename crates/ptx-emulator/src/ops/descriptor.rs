@@ -79,7 +79,10 @@ impl MatrixDescriptor {
                 }
             }
         };
-        let base = field(49, 3);
+        // The field means nothing without a swizzle ("valid for all swizzling modes except no-swizzle mode"), and Triton
+        // sets it from the address on sm_100. Nobody has been seen to do so on sm_90.
+        let ignored = width == 16 && generation == Generation::Sm100;
+        let base = if ignored { 0 } else { field(49, 3) };
         if base != 0 && width == 16 {
             return Err(format!("descriptor {bits:#018x}: base offset {base} without a swizzle"));
         }
@@ -195,6 +198,9 @@ mod tests {
         }
         assert!(MatrixDescriptor::decode(0x4000_0040 << 32, Generation::Sm100).is_err(), "version 0");
         assert!(MatrixDescriptor::decode(1 << 14, Generation::Sm90).is_err(), "reserved");
+        // A base offset without a swizzle.
+        assert_eq!(MatrixDescriptor::decode(0x0008_4008_0000_1860, Generation::Sm100).map(|d| d.base), Ok(0));
+        assert!(MatrixDescriptor::decode(4 << 49, Generation::Sm90).is_err());
     }
 
     #[test]

@@ -98,8 +98,13 @@ impl<T: Grow> ByCta<T> {
         Arc::make_mut(&mut all[at].1)
     }
 
-    fn covers(&self, other: &Self) -> bool {
+    /// Whether both are one copy.
+    fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.is(other)
             || other.0.iter().all(|(cta, known)| {
                 self.0
                     .binary_search_by_key(cta, |p| p.0)
@@ -125,6 +130,39 @@ impl<T: Grow> ByCta<T> {
             }
         }
     }
+}
+
+/// Joins made last, from which the next lane of a warp takes its own: lanes that knew the same and hear the same then
+/// share what they know.
+#[derive(Debug, Default)]
+struct Recent<T> {
+    /// What was known, what was heard, and what came of it.
+    joins: [Option<[ByCta<T>; 3]>; 12],
+    next: usize,
+}
+
+impl<T: Grow> Recent<T> {
+    fn join(&mut self, known: &mut ByCta<T>, heard: &ByCta<T>) {
+        if known.is(heard) || heard.0.is_empty() {
+            return;
+        }
+        // The copies that are kept here keep the addresses from being used again.
+        if let Some([.., both]) = self.joins.iter().flatten().find(|[a, b, _]| a.is(known) && b.is(heard)) {
+            *known = both.clone();
+            return;
+        }
+        let before = known.clone();
+        known.join(heard);
+        self.joins[self.next] = Some([before, heard.clone(), known.clone()]);
+        self.next = (self.next + 1) % self.joins.len();
+    }
+}
+
+/// Joins of clocks that were made last.
+#[derive(Debug, Default)]
+pub struct Memo {
+    threads: Recent<Epochs>,
+    operations: Recent<Bits>,
 }
 
 /// One view of what has happened: accesses of threads up to an epoch, completed operations.
@@ -197,6 +235,22 @@ impl Clock {
         self.fenced_shared.join(&other.fenced_shared);
         self.incoming.join(&other.tensor);
         self.incoming.join(&other.incoming);
+    }
+
+    /// As [`Self::join`].
+    pub fn join_by(&mut self, memo: &mut Memo, other: &Clock) {
+        let Memo { threads, operations } = memo;
+        let views = [
+            (&mut self.seen, &other.seen),
+            (&mut self.fenced_global, &other.fenced_global),
+            (&mut self.fenced_shared, &other.fenced_shared),
+        ];
+        for (view, other) in views {
+            threads.join(&mut view.threads, &other.threads);
+            operations.join(&mut view.operations, &other.operations);
+        }
+        operations.join(&mut self.incoming, &other.tensor);
+        operations.join(&mut self.incoming, &other.incoming);
     }
 
     /// `tcgen05.fence::before_thread_sync`. (Operations of others that the actor has seen count as fenced too.)

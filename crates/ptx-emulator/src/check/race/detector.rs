@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::clock::{Bits, Clock, Knowledge};
+use super::clock::{Bits, Clock, Knowledge, Memo};
 use super::footprint::{Footprint, Span, Touched};
 use super::operations::{Operation, Operations};
 use super::release::{Locations, Patterns, Released, StrongAccess, Topology};
@@ -37,6 +37,7 @@ pub struct Detector {
     pub(super) operations: Operations,
     /// By cluster: barriers, mbarriers, groups.
     objects: BTreeMap<(u32, Object), Released>,
+    memo: Memo,
     /// Global and shared locations.
     pub(super) locations: Locations,
     pub(super) shadow: Shadow,
@@ -67,6 +68,7 @@ impl Detector {
             ctas: Vec::new(),
             operations: Operations::default(),
             objects: BTreeMap::new(),
+            memo: Memo::default(),
             locations: Locations::default(),
             shadow: Shadow::default(),
             footprint: Footprint::default(),
@@ -168,7 +170,7 @@ impl Detector {
         let thread = self.ctas.get_mut(at.0 as usize).and_then(|c| c.threads.get_mut(at.1 as usize));
         if let (Some(thread), Some(released)) = (thread, self.objects.get(&(cluster, object))) {
             for clock in released.reaching(self.topology, at.0, scope) {
-                thread.known.clock.join(clock);
+                thread.known.clock.join_by(&mut self.memo, clock);
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::decode::{Execute, Src};
 use crate::machine::{AsyncCtx, AsyncOp, Ctx, Flow, LANES, QueueKey, Wait};
 use crate::numerics::Precision;
 use crate::numerics::aligned_sum::{self, Addend, Unit};
-use crate::numerics::element::{Element, Format};
+use crate::numerics::element::{self, Element, Format};
 use crate::ops::descriptor::{Extent, Generation, MatrixDescriptor};
 use crate::ops::hooks::{self, AsyncId, GroupKind, Kind, Object, Proxy, Range};
 use crate::ops::mma_sync::{integer, integer_step, step};
@@ -288,8 +288,13 @@ impl Pending {
         let formats = (self.mma.a_format, self.mma.b_format);
         let a = self.elements(a, formats.0, self.mma.negate.0);
         let b = self.elements(b, formats.1, self.mma.negate.1);
+        let (in_a, in_b) = (Contents::of(&a, k), Contents::of(&b, k));
         Box::new(move |row, column, c| {
-            let (x, y) = (&a[row * k..][..k], &b[column * k..][..k]);
+            let (mut x, mut y) = (&a[row * k..][..k], &b[column * k..][..k]);
+            // Products that are all zero take no part in an aligned sum: tiles are padded with such rows.
+            if precision == Precision::Hardware && in_a[row].vanishes_with(in_b[column]) {
+                (x, y) = (&[], &[]);
+            }
             if half {
                 aligned_sum::step_f16(x, y, Addend::f16(c), formats.0.fraction() + formats.1.fraction(), unit)
             } else {
@@ -312,6 +317,35 @@ impl Pending {
             }
         }
         bytes
+    }
+}
+
+/// What a row of an operand holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contents {
+    Zeros,
+    Finite,
+    Specials,
+}
+
+impl Contents {
+    /// Of each row of `k` elements.
+    fn of(elements: &[Element], k: usize) -> Vec<Self> {
+        let row = |row: &[Element]| {
+            if row.iter().any(|e| e.class != element::Class::Finite) {
+                Self::Specials
+            } else if row.iter().any(|e| e.sig != 0) {
+                Self::Finite
+            } else {
+                Self::Zeros
+            }
+        };
+        elements.chunks_exact(k).map(row).collect()
+    }
+
+    /// Whether all products of the two rows are zero.
+    fn vanishes_with(self, other: Self) -> bool {
+        (self == Self::Zeros && other != Self::Specials) || (other == Self::Zeros && self != Self::Specials)
     }
 }
 
