@@ -9,7 +9,7 @@
 //! | [`tiles`] | all | the tiles of a block, dealt round-robin over the grid |
 //! | [`loader`] | every warp | its own weights by bulk copies, its share of the token rows by 16-byte `cp.async` |
 //! | [`consumer`] | every warpgroup | a tile: loop over K, epilogue by [`output`] |
-//! | [`stepped`], [`grouped`] | | the loop over K: expansion and wgmma |
+//! | [`stepped`] | | the loop over K: expansion and wgmma |
 //!
 //! A stage of the ring ([`layout`]) is one or two k units (64 columns each): the units of the block's row tiles and the
 //! same columns of its tokens. There is no warp that only brings: with a ninth one an SM's sub-partition would hold three,
@@ -18,11 +18,10 @@
 //! | form | entries | weight rows x tokens | blocks per SM | MMAs between waits |
 //! |---|---|---|---|---|
 //! | [`layout::Wide`] | `expert_gemm_wide_*` | 256 x 32, 64, 96, 128 | 1 | 2: a step of two tiles |
-//! | [`layout::Quad`] | `expert_gemm_quad_*` | 256 x 16, 32 .. 128 | 1 | 4: the k16 steps of a unit of one tile |
 //! | [`layout::Narrow`] | `expert_gemm_narrow_*` | 256 x 16, 32 | 2 | 2: a step of two tiles |
 //!
 //! # Cycles of a k unit on one SM
-//! 256 weight rows by N tokens of 64 columns; two warps on a scheduler, four with two blocks or [`layout::Quad`].
+//! 256 weight rows by N tokens of 64 columns; two warps on a scheduler, four with two blocks.
 //!
 //! | resource | cycles | N = 128 | N = 32 |
 //! |---|---|---|---|
@@ -40,10 +39,8 @@
 //! (128 weight rows by 256 tokens). No pipe explains it, all are half idle: what is left is the latency of a warpgroup's
 //! "wait, expand, fence, wgmma", with only two warpgroups to overlap.
 //!
-//! Hence [`layout::Quad`]: four warpgroups of one tile each. A warp issues 229 instructions for a unit (ptxas 13.0, bf16 out,
-//! 128 tokens), about 80 of them on the logic pipe: 914 issue slots and 640 cycles of the pipe on each scheduler, beside
-//! 1024 cycles of MMAs. Nearly 90 are the loader's turn, which is one for each unit: two units to a stage would not leave
-//! room for the staging area of 16 warps.
+//! Next to try: four warpgroups of one tile each, for more of those chains to overlap. Such a form was written and has not
+//! run on a card yet; the history of this file has it ("form quad").
 //!
 //! Floors for DeepSeek-V4-Pro's 48 experts: reading all weights at 4.5 TB/s takes 264 us for gate and up and 132 us for
 //! down; 8192 tokens with six picks take 6.18 ms and 3.09 ms at 700 TFLOP/s.
@@ -55,7 +52,6 @@ use cuda_std::{grid, mbarrier};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
-pub mod grouped;
 pub mod layout;
 pub mod loader;
 pub mod notes;
@@ -63,7 +59,7 @@ pub mod output;
 pub mod stepped;
 pub mod tiles;
 
-use layout::{Form, Narrow, Quad, Wide};
+use layout::{Form, Narrow, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
@@ -302,28 +298,13 @@ entry! {
     /// Scaled sums in f32, few tokens.
     expert_gemm_narrow_plain_f32, Narrow, NARROW_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
 }
-entry! {
-    /// Gate and up with SwiGLU, bf16 out, many tokens, four warpgroups.
-    expert_gemm_quad_swiglu_bf16, Quad, QUAD_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
-}
-entry! {
-    /// Gate and up with SwiGLU, f32 out, many tokens, four warpgroups.
-    expert_gemm_quad_swiglu_f32, Quad, QUAD_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
-}
-entry! {
-    /// Scaled sums in f32, many tokens, four warpgroups.
-    expert_gemm_quad_plain_f32, Quad, QUAD_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
-}
 
 /// Every entry of this file.
-pub const LAUNCHES: [Launch; 9] = [
+pub const LAUNCHES: [Launch; 6] = [
     WIDE_SWIGLU_BF16,
     WIDE_SWIGLU_F32,
     WIDE_PLAIN_F32,
     NARROW_SWIGLU_BF16,
     NARROW_SWIGLU_F32,
     NARROW_PLAIN_F32,
-    QUAD_SWIGLU_BF16,
-    QUAD_SWIGLU_F32,
-    QUAD_PLAIN_F32,
 ];

@@ -29,11 +29,6 @@ fn every_fault_is_caught_in_the_wide_form() {
     every_fault_is_caught("expert_gemm_wide_plain_f32", "cp.async.wait_group 0;");
 }
 
-#[test]
-fn every_fault_is_caught_in_the_quad_form() {
-    every_fault_is_caught("expert_gemm_quad_plain_f32", "cp.async.wait_group 1;");
-}
-
 /// `landed`: what a warp does before it announces gathered rows.
 fn every_fault_is_caught(kernel: &str, landed: &str) {
     let ptx = only(Arch::Sm90a, &[kernel]);

@@ -156,10 +156,9 @@ impl Gemm {
         let small = small::dims(self.packed.k_units as u32, sms);
         let wgmma = queue.arch() == Arch::Sm90a;
         let form = self.form.unwrap_or(match self.mean_rows {
-            0..=SMALL_ROWS if small.is_some() => Form::Small,
-            _ if !wgmma => Form::Medium,
-            0..=MEDIUM_ROWS => Form::Medium,
-            0..=NARROW_ROWS => Form::Narrow,
+            rows if rows <= SMALL_ROWS && small.is_some() => Form::Small,
+            rows if rows <= MEDIUM_ROWS || !wgmma => Form::Medium,
+            rows if rows <= NARROW_ROWS => Form::Narrow,
             _ => Form::Wide,
         });
         let launch = match (form, small) {
@@ -170,9 +169,6 @@ impl Gemm {
             }
             (Form::Wide, _) if wgmma => {
                 epilogue.wide().map(|launch| (launch, wide::dims::<layout::Wide>(sms)))
-            }
-            (Form::Quad, _) if wgmma => {
-                epilogue.quad().map(|launch| (launch, wide::dims::<layout::Quad>(sms)))
             }
             _ => None,
         };
@@ -217,15 +213,6 @@ impl Epilogue {
             Epilogue::SwigluBf16 => Some(&wide::WIDE_SWIGLU_BF16),
             Epilogue::SwigluF32 => Some(&wide::WIDE_SWIGLU_F32),
             Epilogue::Plain => Some(&wide::WIDE_PLAIN_F32),
-            Epilogue::SwigluNvfp4(_) => None,
-        }
-    }
-
-    fn quad(self) -> Option<&'static Launch> {
-        match self {
-            Epilogue::SwigluBf16 => Some(&wide::QUAD_SWIGLU_BF16),
-            Epilogue::SwigluF32 => Some(&wide::QUAD_SWIGLU_F32),
-            Epilogue::Plain => Some(&wide::QUAD_PLAIN_F32),
             Epilogue::SwigluNvfp4(_) => None,
         }
     }

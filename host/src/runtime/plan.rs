@@ -35,8 +35,6 @@ pub enum Form {
     Narrow,
     /// Up to 128 tokens at a time: prefill (sm_90a).
     Wide,
-    /// As [`Form::Wide`], with four warpgroups in place of two (sm_90a).
-    Quad,
     /// A block for a tile of up to 192 tokens (NVFP4 activations on sm_100a).
     Single,
     /// A pair of blocks for it (the same).

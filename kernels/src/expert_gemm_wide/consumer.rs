@@ -4,12 +4,12 @@ use cuda_std::convergence::{opaque, opaque_u32};
 use cuda_std::mbarrier;
 use cuda_std::prelude::*;
 
-use super::layout::{Form, Narrow, Position, Quad, UNIT, Wide};
+use super::layout::{Form, Narrow, Position, UNIT, Wide};
 use super::loader::Loader;
 use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
 use super::tiles::Tile;
-use super::{Operands, grouped, stepped};
+use super::{Operands, stepped};
 use crate::expand::{self, Table};
 use crate::fragment::CODE_BYTES;
 
@@ -204,8 +204,6 @@ macro_rules! widths {
 // A width, and the accumulators of a thread.
 widths!(Wide, stepped::multiply::<Wide, _>: 32 => 32, 64 => 64, 96 => 96, 128 => 128);
 widths!(Narrow, stepped::multiply::<Narrow, _>: 16 => 16, 32 => 32);
-// One loop for all widths.
-widths!(Quad, grouped::multiply::<Quad>: _ => 64);
 
 /// Before the loop over K.
 ///

@@ -125,24 +125,6 @@ impl Form for Narrow {
     const BLOCKS_PER_SM: u32 = 2;
 }
 
-/// Four warpgroups of one m64 tile each, in one block per SM: up to 128 tokens by 256 weight rows, a unit of a tile at a
-/// time. Four warps on a scheduler in place of two, to run while others wait. Stages of one unit, so that the staging area
-/// of a warp has room for 32 tokens.
-pub struct Quad;
-
-impl Form for Quad {
-    const WARPS: u32 = 16;
-    const WIDTH: u32 = 128;
-    const STEP: u32 = 16;
-    const TILES: u32 = 1;
-    const STAGE_UNITS: u32 = 1;
-    const STAGES: u32 = 7;
-    const AHEAD: u32 = 5;
-    const LAG: u32 = 2;
-    const REGISTERS: u32 = 128;
-    const BLOCKS_PER_SM: u32 = 1;
-}
-
 /// Position in the ring: the slot of the next stage and the parity of its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -213,7 +195,6 @@ mod tests {
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
         assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_816, 100_800));
-        assert_eq!(Quad::SHARED_BYTES, 231_296);
     }
 
     #[test]
@@ -234,6 +215,6 @@ mod tests {
             assert_eq!(banks(&|l| l / tiles * pitch + l % tiles * 16, 8, 4), 32);
         }
         check::<Wide>();
-        check::<Quad>();
+        check::<Narrow>();
     }
 }

@@ -105,13 +105,9 @@ wgmma_form! {
     /// Up to 32 tokens by 256 weight rows.
     NARROW, Narrow, NARROW_SWIGLU_BF16 NARROW_SWIGLU_F32 NARROW_PLAIN_F32
 }
-wgmma_form! {
-    /// Up to 128 tokens by 256 weight rows, four warpgroups.
-    QUAD, Quad, QUAD_SWIGLU_BF16 QUAD_SWIGLU_F32 QUAD_PLAIN_F32
-}
 
 /// Every form.
-pub static FORMS: [&Form; 5] = [&SMALL, &MEDIUM, &WIDE, &NARROW, &QUAD];
+pub static FORMS: [&Form; 4] = [&SMALL, &MEDIUM, &WIDE, &NARROW];
 
 /// One set of inputs.
 #[derive(Clone, Debug)]

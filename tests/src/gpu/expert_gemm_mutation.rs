@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kernels::launch::Launch;
 
-use super::expert_gemm::{Form, Inputs, Kind, NARROW, Problem, QUAD, WIDE, Weights};
+use super::expert_gemm::{Form, Inputs, Kind, NARROW, Problem, WIDE, Weights};
 use super::{Case, Check, Device};
 
 /// A form with its widest tile and what widths are multiples of.
@@ -18,11 +18,8 @@ struct Widths {
     step: u32,
 }
 
-const FORMS: [Widths; 3] = [
-    Widths { form: &WIDE, widest: 128, step: 32 },
-    Widths { form: &NARROW, widest: 32, step: 16 },
-    Widths { form: &QUAD, widest: 128, step: 16 },
-];
+const FORMS: [Widths; 2] =
+    [Widths { form: &WIDE, widest: 128, step: 32 }, Widths { form: &NARROW, widest: 32, step: 16 }];
 
 /// A problem with its result.
 struct Part {

@@ -60,7 +60,6 @@ enum FormArg {
     Medium,
     Narrow,
     Wide,
-    Quad,
     /// NVFP4 activations on sm_100a.
     Single,
     /// The same.
@@ -86,7 +85,6 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Medium => Form::Medium,
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
-            FormArg::Quad => Form::Quad,
             FormArg::Single => Form::Single,
             FormArg::Pair => Form::Pair,
             FormArg::Mega => Form::Mega,
