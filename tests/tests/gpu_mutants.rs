@@ -49,7 +49,7 @@ fn clamps(kernel: &Launch) -> Result<(), Failed> {
 /// Kernels whose mutants are judged with a sibling's share most of its code: all but the epilogue.
 fn siblings_share_their_code() -> Result<(), Failed> {
     for kernel in TABLE {
-        let Some((shared, own)) = shared_and_own(kernel.archs[0], kernel)? else { continue };
+        let Some([shared, own]) = shared_and_own(kernel.archs[0], kernel)? else { continue };
         if kernel.name.contains("_plain_") {
             if !shared.is_empty() {
                 return Err(format!("{} is judged elsewhere", kernel.name).into());

@@ -50,7 +50,7 @@ pub fn prepare(kernel: &Launch) -> Option<Prepared> {
             let want = problem.reference(&weights, &inputs);
             Arc::new(Part { problem, grid, weights, inputs, want })
         };
-        let (core, more) = problems(kind, widths);
+        let [core, more] = problems(kind, widths);
         let count = core.len();
         let parts = core.into_iter().chain(more).map(part).collect();
         Some(Prepared { kernel: (form.launch)(kind), form, parts, core: count })
@@ -59,7 +59,7 @@ pub fn prepare(kernel: &Launch) -> Option<Prepared> {
 
 /// Problems with the blocks of the grid: those for every mutant, and those for code that the first ones do not reach. Few
 /// tokens, and features that fill two row tiles of one warp but for one.
-fn problems(kind: Kind, widths: &Widths) -> (Vec<(Problem, u32)>, Vec<(Problem, u32)>) {
+fn problems(kind: Kind, widths: &Widths) -> [Vec<(Problem, u32)>; 2] {
     let features = if kind.has_up() { 15 } else { 31 };
     // Rows of tiles of every width, a few less than it has tokens.
     let counts: Vec<u32> = (1..=widths.widest / widths.step).map(|n| n * widths.step - 3).collect();
@@ -75,10 +75,10 @@ fn problems(kind: Kind, widths: &Widths) -> (Vec<(Problem, u32)>, Vec<(Problem, 
     };
     // One stage for each tile, so that what is brought ahead is of several.
     let short = Problem::new(kind, &[counts[0], 0, 5, 9], features, 80);
-    (
+    [
         vec![tiles(&[counts[0]; 3]), (other, 2), (short, 1)],
         counts[1..].iter().map(|&count| tiles(&[count; 2])).collect(),
-    )
+    ]
 }
 
 impl Part {

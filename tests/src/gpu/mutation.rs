@@ -60,12 +60,13 @@ fn judged_by(representative: &Launch, arch: Arch, kernel: &Launch) -> HashSet<u3
 }
 
 /// Kinds and instructions of the mutants of a kernel that are judged with another, and of those that are not.
-pub fn shared_and_own(arch: Arch, kernel: &Launch) -> Result<Option<(Vec<Mutant>, Vec<Mutant>)>, String> {
+pub fn shared_and_own(arch: Arch, kernel: &Launch) -> Result<Option<[Vec<Mutant>; 2]>, String> {
     let Some(prepared) = expert_gemm_mutation::prepare(kernel) else { return Ok(None) };
     let lines = judged_by(prepared.representative(), arch, kernel);
     let all =
         mutants(arch.ptx(), kernel.name, &KINDS.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
-    Ok(Some(all.into_iter().partition(|mutant| lines.contains(&mutant.line))))
+    let (shared, own) = all.into_iter().partition(|mutant| lines.contains(&mutant.line));
+    Ok(Some([shared, own]))
 }
 
 /// A kernel's PTX with a clamp of SwiGLU left out everywhere, by name; empty if it has none. In unrolled code no case
