@@ -11,7 +11,7 @@ use super::{Operands, width_of};
 
 /// One warp's copies, stage by stage through all tiles of the block.
 ///
-/// A stage is brought by [`Loader::fetch`], and once the warp's copies of token rows have landed [`Loader::announce`]
+/// A stage is brought by [`Loader::fetch`], and once the warp's copies of token rows have landed `Loader::announce`
 /// says so; [`Form::LAG`] stages later, so that nobody waits for memory. Every warp arrives once on a stage's "full"
 /// barrier, which also counts the bytes of all warps' weights. The stages past the last tile's are empty, but have
 /// their turn as all others.
@@ -174,7 +174,7 @@ impl Loader {
         }
     }
 
-    /// [`Loader::announce`] for the stage whose turn was [`Form::LAG`] turns before the one that comes.
+    /// `Loader::announce` for the stage whose turn was [`Form::LAG`] turns before the one that comes.
     ///
     /// # Safety
     /// The whole warp.
