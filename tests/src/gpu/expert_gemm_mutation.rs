@@ -63,8 +63,9 @@ fn problems(kind: Kind, widths: &Widths) -> [Vec<(Problem, u32)>; 2] {
     let features = if kind.has_up() { 15 } else { 31 };
     // Rows of tiles of every width, a few less than it has tokens.
     let counts: Vec<u32> = (1..=widths.widest / widths.step).map(|n| n * widths.step - 3).collect();
-    // Tiles after each other in one block; five k units, so that a last stage of two is not whole.
-    let tiles = |counts: &[u32]| (Problem::new(kind, counts, features, 272), 1);
+    // Tiles after each other in one block; an odd number of k units, so that a last stage of two is not whole. The slots
+    // of the first tile's last stage are used again.
+    let tiles = |count: u32| (Problem::new(kind, &[count; 3], features, 272), 1);
     // In the loop of the narrowest width too, so that it takes nothing from the others' problems; two blocks.
     let other = Problem {
         fold: true,
@@ -73,12 +74,13 @@ fn problems(kind: Kind, widths: &Widths) -> [Vec<(Problem, u32)>; 2] {
         limit: f32::INFINITY,
         ..Problem::new(kind, &[counts[0], 0, 5], features, 144)
     };
-    // One stage for each tile, so that what is brought ahead is of several.
-    let short = Problem::new(kind, &[counts[0], 0, 5, 9], features, 80);
-    [
-        vec![tiles(&[counts[0]; 3]), (other, 2), (short, 1)],
-        counts[1..].iter().map(|&count| tiles(&[count; 2])).collect(),
-    ]
+    // One unit for each tile, so that what is brought ahead is of several, and loops that are unrolled end in the first.
+    let short = Problem::new(kind, &[counts[0], 0, 5, 9, 3, 4, 1, 2, 3], features, 48);
+    // Seven units: another turn of the loop is the one in which the next tile is taken up.
+    let seven = Problem::new(kind, &[counts[0]; 3], features, 432);
+    let mut more: Vec<_> = counts[1..].iter().map(|&count| tiles(count)).collect();
+    more.push((seven, 1));
+    [vec![tiles(counts[0]), (other, 2), (short, 1)], more]
 }
 
 impl Part {
