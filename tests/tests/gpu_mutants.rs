@@ -10,7 +10,7 @@ use kernels::launch::{Arch, Launch, TABLE};
 use libtest_mimic::{Arguments, Failed, Trial};
 use megamoe_tests::gpu::Sizes;
 use megamoe_tests::gpu::mutation::{
-    EXHAUSTIVE, SCHEDULES, cases_of, failure, mutate, shared_and_own, without_clamps,
+    EXHAUSTIVE, cases_of, failure, mutate, schedules, shared_and_own, without_clamps,
 };
 use megamoe_tests::gpu::text::same_as;
 use ptx_emulator::mutate::{kinds, mutants};
@@ -110,7 +110,7 @@ fn main() -> ExitCode {
         Trial::test("pending_kernels_exist", pending_kernels_exist),
     ];
     for kernel in TABLE {
-        let trial = Trial::test(kernel.name, move || judge(kernel, &SCHEDULES));
+        let trial = Trial::test(kernel.name, move || judge(kernel, schedules(kernel)));
         trials.push(trial.with_ignored_flag(PENDING.contains(&kernel.name)));
         let trial = Trial::test(format!("exhaustive/{}", kernel.name), move || judge(kernel, &EXHAUSTIVE));
         trials.push(trial.with_ignored_flag(true));
