@@ -16,13 +16,8 @@ use megamoe_tests::gpu::text::same_as;
 use ptx_emulator::mutate::{kinds, mutants};
 
 /// Kernels whose surviving mutants nobody has judged yet: neither listed nor killed by a new case.
-const PENDING: &[&str] = &[
-    "expert_gemm_medium_swiglu_bf16",
-    "expert_gemm_medium_swiglu_f32",
-    "expert_gemm_medium_plain_f32",
-    // Listed; the list has not been run against this tree.
-    "expert_gemm_wide_plain_f32",
-];
+const PENDING: &[&str] =
+    &["expert_gemm_medium_swiglu_bf16", "expert_gemm_medium_swiglu_f32", "expert_gemm_medium_plain_f32"];
 
 /// Judges a kernel's mutants; fails with the reports of those that are not as they should be.
 fn judge(kernel: &Launch, schedules: &[&str]) -> Result<(), Failed> {
