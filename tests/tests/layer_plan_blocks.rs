@@ -86,9 +86,11 @@ fn the_kernels_of_a_call() {
         "combine",
     ];
     assert_eq!(names(&prefill), expected);
-    let mega = (Part::All, Some(Form::Mega));
-    let mega = record(&device, &spec, &options(ActScaleL2::Bound), 9, mega).unwrap();
-    assert_eq!(names(&mega), ["rows_amax_bf16", "sort_slots", "quantise_blocks_bf16", "tcgen05_mega"]);
+    for (form, kernel) in [(Form::Mega, "tcgen05_mega"), (Form::MegaPair, "tcgen05_mega_pair")] {
+        let part = (Part::All, Some(form));
+        let mega = record(&device, &spec, &options(ActScaleL2::Bound), 9, part).unwrap();
+        assert_eq!(names(&mega), ["rows_amax_bf16", "sort_slots", "quantise_blocks_bf16", kernel]);
+    }
     // bf16 activations have the portable form.
     let bf16 = record(&device, &spec, &LayerOptions::default(), 9, ALL).unwrap();
     assert!(names(&bf16).contains(&"expert_gemm_small_swiglu_bf16"), "{:?}", names(&bf16));
@@ -143,7 +145,7 @@ fn forms_that_are_not_there_are_refused() {
     let (blackwell, hopper) = (device(Arch::Sm100a), device(Arch::Sm90a));
     let spec = Spec::new(192, 80, 6, 2);
     let bound = options(ActScaleL2::Bound);
-    for form in [Form::Small, Form::Narrow, Form::Wide] {
+    for form in [Form::Small, Form::Medium, Form::Narrow, Form::Wide] {
         refused(record(&blackwell, &spec, &bound, 9, (Part::All, Some(form))), "choose `Single` or `Pair`");
     }
     for form in [Form::Single, Form::Pair] {
@@ -154,7 +156,10 @@ fn forms_that_are_not_there_are_refused() {
         );
     }
     let mega = |part| (part, Some(Form::Mega));
-    refused(record(&hopper, &spec, &bound, 9, mega(Part::All)), "NVFP4 activations on sm_100a");
+    for form in [Form::Mega, Form::MegaPair] {
+        let all = (Part::All, Some(form));
+        refused(record(&hopper, &spec, &bound, 9, all), "NVFP4 activations on sm_100a");
+    }
     let row = options(ActScaleL2::RowDynamic);
     refused(record(&blackwell, &spec, &row, 9, mega(Part::All)), "a constant global scale in front of L2");
     let wide = Spec { shared: Shared::Nvfp4Wide, ..spec };

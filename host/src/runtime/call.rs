@@ -39,12 +39,12 @@ impl Call<'_> {
     pub(super) unsafe fn enqueue(&self) -> Result<()> {
         // SAFETY: the caller's.
         unsafe {
-            if self.wants_mega()? {
+            if let Some(kernel) = self.mega_kernel()? {
                 self.clear_counters()?;
                 let tokens = self.tokens()?;
                 let (ids, weights) = self.route(tokens)?;
                 self.prepare_tokens(tokens, ids)?;
-                return self.mega(weights, tokens);
+                return self.mega(kernel, weights, tokens);
             }
             let tokens = self.tokens()?;
             let (ids, weights) = self.swiglu(tokens)?;

@@ -1,7 +1,8 @@
-//! The mega form: both products of the experts and the combination in one launch (`tcgen05_mega`), the bits of the split
-//! form.
+//! The mega forms: both products of the experts and the combination in one launch (`tcgen05_mega`, `tcgen05_mega_pair`), the
+//! bits of the split form.
 
-use kernels::tcgen05_gemm::layout::Single;
+use kernels::launch::{Dims, Launch};
+use kernels::tcgen05_gemm::layout::{Pair, Single};
 use kernels::tcgen05_mega as mega;
 
 use super::call::Call;
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 /// workspace.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MegaWorkspace {
-    /// u32 `[rows / 64]`, then u32 `[tokens][4 * row blocks of L2]`; empty where the form does not exist.
+    /// u32 `[rows / 64]`, then u32 `[tokens][4 * row blocks of L2]`; empty where there is no such form.
     pub counters: Region,
     /// Words of the first part.
     range_words: usize,
@@ -48,27 +49,37 @@ fn missing(shape: &LayerShape, options: &LayerOptions, chunk_columns: usize) -> 
 }
 
 impl Call<'_> {
-    /// Whether the call is to take the mega form; an error if it asks for it in vain.
-    pub(super) fn wants_mega(&self) -> Result<bool> {
-        if self.io.form != Some(Form::Mega) {
-            return Ok(false);
-        }
+    /// The kernel and its dimensions if the call is to take a mega form; an error if it asks for one in vain.
+    pub(super) fn mega_kernel(&self) -> Result<Option<(&'static Launch, Dims)>> {
+        let sms = self.queue.multiprocessors();
+        let (form, kernel): (_, (&'static Launch, Dims)) = match self.io.form {
+            Some(form @ Form::Mega) => (form, (&mega::LAUNCH, mega::dims::<Single>(sms))),
+            Some(form @ Form::MegaPair) => (form, (&mega::LAUNCH_PAIR, mega::dims::<Pair>(sms))),
+            _ => return Ok(None),
+        };
         let shape = self.plan.shape();
         let apart = matches!(shape.shared, SharedKind::Apart { .. }) && self.io.part != Part::Routed;
         let missing = missing(shape, self.plan.options(), self.layout.chunk_columns)
             .or(apart.then_some("a shared expert that is apart is combined by another kernel"));
         match missing {
             // Without experts there is nothing but the combination.
-            None => Ok(self.groups().1 != 0),
-            Some(why) => Err(Error::unsupported(format!("Mega form of {} tokens", self.io.max_tokens), why)),
+            None => Ok((self.groups().1 != 0).then_some(kernel)),
+            Some(why) => {
+                Err(Error::unsupported(format!("{form:?} form of {} tokens", self.io.max_tokens), why))
+            }
         }
     }
 
-    /// From the L1 operand to the output.
+    /// From the L1 operand to the output, by the kernel of [`Self::mega_kernel`].
     ///
     /// # Safety
     /// As [`Call::enqueue`].
-    pub(super) unsafe fn mega(&self, weights: DevicePtr, tokens: DevicePtr) -> Result<()> {
+    pub(super) unsafe fn mega(
+        &self,
+        (kernel, dims): (&'static Launch, Dims),
+        weights: DevicePtr,
+        tokens: DevicePtr,
+    ) -> Result<()> {
         let (plan, shape, image, base) = (self.plan, self.plan.shape(), self.plan.image(), self.plan.base());
         let (first, experts) = self.groups();
         let (routed, folded) = self.parts();
@@ -80,7 +91,7 @@ impl Call<'_> {
         let shared_row = if folded { DevicePtr(self.rows().0 - 4) } else { DevicePtr::NULL };
         // As many tiles of L1 as blocks work at a time lie between an expert's last one and its first of L2.
         let lag = 1 + (sms as usize).div_ceil(l1.row_tiles);
-        let args = Args::new(&mega::LAUNCH)
+        let args = Args::new(kernel)
             .input("weights", of_group(image.l1.packed, l1.bytes()))
             .input("alpha", of_group(image.l1.alpha, 4))
             .input("alpha_up", of_group(image.l1.alpha_up, 4))
@@ -119,7 +130,7 @@ impl Call<'_> {
             .u32("lag", lag as u32)
             .f32("limit", plan.shape().limit);
         // SAFETY: the caller's.
-        unsafe { self.launch(mega::dims::<Single>(sms), args) }
+        unsafe { self.launch(dims, args) }
     }
 
     /// Zeros for the counters, in front of everything else: the kernels behind it follow each other without a gap.

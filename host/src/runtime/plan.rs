@@ -43,6 +43,8 @@ pub enum Form {
     /// chunks and no shared expert apart). Never the planner's choice: its blocks wait for each other, so a device must
     /// not be shared with another such launch at the same time, and it has not been measured.
     Mega,
+    /// The same with a pair of blocks for a tile.
+    MegaPair,
 }
 
 /// The number of tokens of a call.
@@ -209,7 +211,7 @@ impl LayerPlan {
             return Err(Error::invalid("warm-up", why));
         }
         // What is measured lies between the products: no form is both.
-        let form = io.form.filter(|&form| form != Form::Mega);
+        let form = io.form.filter(|&form| !matches!(form, Form::Mega | Form::MegaPair));
         let io = LayerIo { part: Part::All, form, ..*io };
         let call =
             Call { plan: self, queue: device, io: &io, layout: &layout, at: workspace, measuring: true };

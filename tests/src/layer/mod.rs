@@ -44,7 +44,7 @@ pub fn forms_of(arch: Arch, activations: Activations) -> &'static [Form] {
     }
 }
 
-/// Those of a call: of some there is a mega form.
+/// Those of a call: of some there are mega forms.
 fn forms_of_call(device: &dyn Device, spec: &Spec, options: &LayerOptions, part: Part) -> Vec<Form> {
     let mut forms = forms(device, options.activations).to_vec();
     let constant = match options.act_scale_l2 {
@@ -54,7 +54,7 @@ fn forms_of_call(device: &dyn Device, spec: &Spec, options: &LayerOptions, part:
     };
     let apart = matches!(spec.shared, Shared::Nvfp4Wide | Shared::Bf16) && part != Part::Routed;
     if forms.contains(&Form::Pair) && constant && !apart {
-        forms.push(Form::Mega);
+        forms.extend([Form::Mega, Form::MegaPair]);
     }
     forms
 }

@@ -66,6 +66,8 @@ enum FormArg {
     Pair,
     /// The same, in one launch.
     Mega,
+    /// The same.
+    MegaPair,
 }
 
 /// Runs the subcommand.
@@ -88,6 +90,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Single => Form::Single,
             FormArg::Pair => Form::Pair,
             FormArg::Mega => Form::Mega,
+            FormArg::MegaPair => Form::MegaPair,
         }),
         options: LayerOptions {
             activations: match args.activations {
