@@ -493,9 +493,10 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
             parts.push((Problem { gap: 5, ..problem.clone() }, vec![(1, 0), (5, 0)]));
             parts.push((Problem::new(kind, &[7, 100], 20, 1296), vec![(1, 0)]));
             if core::ptr::eq(form, &MEDIUM) {
-                // In one block more row tiles than a group has, by more columns than both buffers hold.
-                let features = 33 * if kind.has_up() { 8 } else { 16 };
-                parts.push((Problem::new(kind, &[9, 20, 3], features, 2192), vec![(1, 0)]));
+                // In one block more row tiles than a group has, of one and of two for a warp, and more columns than a chunk.
+                let tile = if kind.has_up() { 8 } else { 16 };
+                parts.push((Problem::new(kind, &[9], 31 * tile, 1104), vec![(1, 0)]));
+                parts.push((Problem::new(kind, &[17, 3], 17 * tile, 1104), vec![(1, 0)]));
             }
             parts.push((Problem { gather: false, ..Problem::new(kind, &[300], 20, 144) }, vec![(1, 0)]));
         }
