@@ -1,105 +1,73 @@
 //! A packed word of eight E2M1 codes and a pair of E4M3 scales to the f16 A fragment of one k16 step.
 //!
-//! Every E2M1 value is an f16 whose low byte is zero, so a `prmt` over an 8-byte table gives four high bytes at a
-//! time; signs are or-ed in at byte level; four more `prmt` spread bytes to halves. Every product of an E2M1 and an
-//! E4M3 value is exact in f16 (at most 6 significant bits, 2^-10 to 2688), so the multiplication by the scale is
-//! exact too, and the fragment is the weight itself before the global scale.
+//! The bits of an E2M1 code are those of an f16: with the sign at bit 15, the exponent at 11..10 and the mantissa at 9
+//! they say the value times 2^-14, 0.5 as a subnormal included. So a value needs its bits in place and no table. Every
+//! register of the fragment is a mask away from the word, shifted for three of four: a multiplication, which is another
+//! pipe's work than logic. In [`crate::fragment`]'s words two registers have sign and magnitude at the distance that f16
+//! has; the other two bring theirs together by a factor of two bits, one for each.
 //!
-//! Per word: 1 `and`, 1 shift for the second selector, 2 table `prmt`, 1 shift and 2 `lop3` for the signs, 4 `prmt`
-//! to spread: 11 operations of the logic pipe; 1 `cvt` for both scales; 4 `mul.f16x2`, whose choice of the scale's
-//! half costs nothing.
+//! Scales come times 2^7, so that fragments are the weights before the global scale times 2^-7: at most 21, multiples of
+//! 2^-17 of at most six significant bits, hence exact in f16. What is below 2^-14 of them is subnormal there: products
+//! of magnitude and scale below 2^-7, where a block's scale is below 2^-6. [`UNSCALE`] takes the factor off the
+//! accumulator.
+//!
+//! Per word: 6 `and`, 3 multiplications, 1 `cvt` for both scales, 1 `mul.f16x2` that scales them; 4 `mul.f16x2`, whose
+//! choice of the scale's half costs nothing. 15 instructions, 7 of them of the logic pipe.
 
-use cuda_std::half::{f16x2_from_e4m3x2_high, f16x2_from_e4m3x2_low, mul_f16x2_high, mul_f16x2_low};
-use cuda_std::math::prmt;
+use cuda_std::half::{
+    f16x2_from_e4m3x2_high, f16x2_from_e4m3x2_low, mul_f16x2, mul_f16x2_high, mul_f16x2_low,
+};
 
-/// High bytes of the f16 values 0, 0.5, 1, 1.5.
-const TABLE_LOW: u32 = 0x3e3c_3800;
-/// High bytes of the f16 values 2, 3, 4, 6.
-const TABLE_HIGH: u32 = 0x4644_4240;
-/// Magnitudes of a word.
-const MAGNITUDES: u32 = 0x7777_7777;
-/// Signs of values 0..4; those of values 4..8 lie four bits lower.
-const SIGNS: u32 = 0x8080_8080;
-/// Bytes 0 and 1 to the high bytes of halves; 4 is a byte of zeros.
-const SPREAD_LOW: u32 = 0x1404;
-/// The same for bytes 2 and 3.
-const SPREAD_HIGH: u32 = 0x3424;
+/// What an accumulator of fragments must be multiplied by: 2^7, exact.
+pub const UNSCALE: f32 = 128.0;
+/// 2^7 in both halves, as f16: what scales are multiplied by; values come times 2^-14.
+const SCALE_BY: u32 = 0x5800_5800;
 
-/// The table's lower half in a register. As a constant `ptxas` keeps it in a uniform register, which `prmt` does not
-/// take, and moves it out again for every use: two instructions more per word.
-#[derive(Clone, Copy)]
-pub struct Table(u32);
+/// Sign, exponent and mantissa of both halves of a register.
+const VALUES: u32 = 0x8e00_8e00;
+/// From the places of register 1.
+const SHIFT_1: u32 = 1 << 3;
+/// The places of register 2, and from them: magnitudes from 5..3 to 11..9, signs from 14 to 15.
+const PLACES_2: u32 = 0x4038_4038;
+const SHIFTS_2: u32 = 1 << 6 | 1 << 1;
+/// The places of register 3, and from them: magnitudes from 2..0 to 11..9, signs from 13 to 15.
+const PLACES_3: u32 = 0x2007_2007;
+const SHIFTS_3: u32 = 1 << 9 | 1 << 2;
 
-impl Table {
-    /// The table plus `zero`: a zero that neither compiler can know and that is no uniform value to `ptxas`, such as
-    /// the top bits of a small number from shared memory.
-    #[inline(always)]
-    pub fn hidden(zero: u32) -> Self {
-        Self(TABLE_LOW.wrapping_add(zero))
-    }
-
-    /// The table as a constant.
-    pub const CONSTANT: Self = Self(TABLE_LOW);
-
-    /// High bytes of the four values that the low four nibbles of `magnitudes` select.
-    #[inline(always)]
-    fn lookup(self, magnitudes: u32) -> u32 {
-        // The instruction takes no notice of the selector's upper half.
-        #[cfg(not(target_arch = "nvptx64"))]
-        let magnitudes = magnitudes & 0xffff;
-        prmt(self.0, TABLE_HIGH, magnitudes)
-    }
-
-    /// The eight E2M1 values of a word as f16, without scale: registers a0..a3.
-    #[inline(always)]
-    pub fn values(self, word: u32) -> [u32; 4] {
-        let magnitudes = word & MAGNITUDES;
-        let first = (word & SIGNS) | self.lookup(magnitudes);
-        let second = ((word << 4) & SIGNS) | self.lookup(magnitudes >> 16);
-        [
-            prmt(first, 0, SPREAD_LOW),
-            prmt(first, 0, SPREAD_HIGH),
-            prmt(second, 0, SPREAD_LOW),
-            prmt(second, 0, SPREAD_HIGH),
-        ]
-    }
-
-    /// The A fragment of one k16 step: the values of `word` times the scales, f16 of row g in the low half of `scale`
-    /// and of row g + 8 in its high half.
-    #[inline(always)]
-    pub fn fragment(self, word: u32, scale: u32) -> [u32; 4] {
-        let [a0, a1, a2, a3] = self.values(word);
-        [
-            mul_f16x2_low(a0, scale),
-            mul_f16x2_high(a1, scale),
-            mul_f16x2_low(a2, scale),
-            mul_f16x2_high(a3, scale),
-        ]
-    }
-}
-
-/// Both scales of each of the four k16 steps of a unit: f16 pairs of (row g, row g + 8), from the 8 bytes of a lane's
-/// row group (`fragment::scale_offset`).
+/// The eight E2M1 values of a word times 2^-14, as f16: registers a0..a3.
 #[inline(always)]
-pub fn scales(words: [u32; 2]) -> [u32; 4] {
+pub fn values(word: u32) -> [u32; 4] {
     [
-        f16x2_from_e4m3x2_low(words[0]),
-        f16x2_from_e4m3x2_high(words[0]),
-        f16x2_from_e4m3x2_low(words[1]),
-        f16x2_from_e4m3x2_high(words[1]),
+        word & VALUES,
+        word.wrapping_mul(SHIFT_1) & VALUES,
+        (word & PLACES_2).wrapping_mul(SHIFTS_2) & VALUES,
+        (word & PLACES_3).wrapping_mul(SHIFTS_3) & VALUES,
     ]
 }
 
-/// [`Table::values`] with the table as a constant.
-#[inline(always)]
-pub fn values(word: u32) -> [u32; 4] {
-    Table::CONSTANT.values(word)
-}
-
-/// [`Table::fragment`] with the table as a constant.
+/// The A fragment of one k16 step: the values of `word` times the scales of [`scales`], that of row g in the low half
+/// of `scale` and of row g + 8 in its high half. The weights times 1 / [`UNSCALE`].
 #[inline(always)]
 pub fn fragment(word: u32, scale: u32) -> [u32; 4] {
-    Table::CONSTANT.fragment(word, scale)
+    let [a0, a1, a2, a3] = values(word);
+    [
+        mul_f16x2_low(a0, scale),
+        mul_f16x2_high(a1, scale),
+        mul_f16x2_low(a2, scale),
+        mul_f16x2_high(a3, scale),
+    ]
+}
+
+/// Both scales of each of the four k16 steps of a unit times 2^7: f16 pairs of (row g, row g + 8), from the 8 bytes of a
+/// lane's row group (`fragment::scale_offset`).
+#[inline(always)]
+pub fn scales(words: [u32; 2]) -> [u32; 4] {
+    [
+        mul_f16x2(f16x2_from_e4m3x2_low(words[0]), SCALE_BY),
+        mul_f16x2(f16x2_from_e4m3x2_high(words[0]), SCALE_BY),
+        mul_f16x2(f16x2_from_e4m3x2_low(words[1]), SCALE_BY),
+        mul_f16x2(f16x2_from_e4m3x2_high(words[1]), SCALE_BY),
+    ]
 }
 
 #[cfg(test)]
@@ -131,7 +99,7 @@ mod tests {
                         let got = halves(fragment(pack_word(codes), low));
                         for (n, (&value, &code)) in got.iter().zip(&codes).enumerate() {
                             let want = e2m1::decode(code) * e4m3::decode(want[n >> 1 & 1]);
-                            assert_eq!(value.to_bits(), want.to_bits(), "code {code} scale {scale} at {n}");
+                            assert_eq!((value * UNSCALE).to_bits(), want.to_bits(), "code {code} scale {scale} at {n}");
                         }
                     }
                 }
@@ -145,7 +113,7 @@ mod tests {
         for half in 0..=0xffffu32 {
             for word in [half, half << 16, half << 16 | !half & 0xffff] {
                 let got = halves(values(word));
-                let want = unpack_word(word).map(e2m1::decode);
+                let want = unpack_word(word).map(|code| e2m1::decode(code) / 16384.0);
                 assert_eq!(got.map(f32::to_bits), want.map(f32::to_bits), "{word:#010x}");
             }
         }

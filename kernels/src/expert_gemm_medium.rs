@@ -20,7 +20,7 @@
 //! Per warp and k16 step, beside the decode form's 18: an `HMMA` and half an `LDSM` for each further eight tokens. The
 //! logic pipe, which the expansion fills, has nothing more to do; so 32 tokens take little longer than eight.
 
-use crate::expand::Table;
+use crate::expand::UNSCALE;
 use crate::expert_gemm_mma::{
     Epilogue, FOLD_ALPHA, GROUP_TOKENS, Gemm, Plain, ROUTING_SETTLED, Scales, Swiglu, TOKEN_GAP,
     UNIT_TOKEN_BYTES, UnitWeights, entries, launches, unit_warp,
@@ -358,7 +358,7 @@ unsafe fn produce_warp(gemm: &Gemm, base: u32, mut walk: Walk) {
             let own = (tile.row + lane.min(tile.tokens - 1)) as usize;
             let row = if gemm.row_token.is_null() { own } else { *gemm.row_token.add(own) as usize };
             let from = gemm.b.cast::<u8>().add(row * (gemm.k_units * UNIT_TOKEN_BYTES) as usize);
-            let scale = *gemm.b_scale.add(row);
+            let scale = *gemm.b_scale.add(row) * UNSCALE;
             let up = if gemm.alpha_up.is_null() { gemm.alpha } else { gemm.alpha_up };
             let alphas = [*gemm.alpha.add(tile.expert as usize), *up.add(tile.expert as usize)];
             let token_tile = walk.token_tile;
@@ -406,7 +406,6 @@ unsafe fn produce_warp(gemm: &Gemm, base: u32, mut walk: Walk) {
 /// What a warp knows of itself and of its ring.
 struct Warp<'a> {
     gemm: &'a Gemm,
-    table: Table,
     lane: u32,
     index: u32,
     base: u32,
@@ -441,7 +440,7 @@ impl Warp<'_> {
                     while n < STAGE_UNITS {
                         let unit = n * UNIT_BYTES as u32;
                         let weights = UnitWeights::load(codes + unit, pairs + unit);
-                        unit_warp(self.table, acc, weights, offset(b, column + n * UNIT_TOKEN_BYTES));
+                        unit_warp(acc, weights, offset(b, column + n * UNIT_TOKEN_BYTES));
                         n += 1;
                     }
                     column += STAGE_UNITS * UNIT_TOKEN_BYTES;
@@ -449,7 +448,7 @@ impl Warp<'_> {
                 } else {
                     // The last stage of a K that is no multiple of a stage's.
                     while left != 0 {
-                        unit_warp(self.table, acc, UnitWeights::load(codes, pairs), offset(b, column));
+                        unit_warp(acc, UnitWeights::load(codes, pairs), offset(b, column));
                         codes += UNIT_BYTES as u32;
                         pairs += UNIT_BYTES as u32;
                         column += UNIT_TOKEN_BYTES;
@@ -614,8 +613,6 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
 
         // The block's share of the list.
         let [entries, token_tiles] = list.totals();
-        // There are at most 385.
-        let table = Table::hidden(entries >> 16);
         let all = token_tiles * gemm.tile_count;
         let (blocks, block) = (thread::grid_dim_x(), thread::block_idx_x());
         let (each, more) = (all / blocks, all % blocks);
@@ -653,7 +650,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         grid::launch_dependents();
 
         let mut me =
-            Warp { gemm, table, lane, index, base, slot: index * STAGES, parity: 0, fetch, chunks: 0 };
+            Warp { gemm, lane, index, base, slot: index * STAGES, parity: 0, fetch, chunks: 0 };
         loop {
             let tile = walk.token_tile();
             let share = Share::of(tile.tokens);

@@ -5,7 +5,7 @@
 //! each element, whatever the form.
 
 use crate::epilogue;
-use crate::expand::{self, Table};
+use crate::expand;
 use crate::fragment::{GATE_UP_FEATURES, TILE_ROWS};
 use cuda_std::half::bf16x2_from_f32;
 use cuda_std::mma;
@@ -217,7 +217,6 @@ impl UnitWeights {
 /// The whole warp calls it; `b` are this lane's `ldmatrix` addresses of the unit's columns of each group.
 #[inline(always)]
 pub unsafe fn unit_warp<const G: usize>(
-    table: Table,
     acc: &mut [[f32; 4]; G],
     unit: UnitWeights,
     b: [u32; G],
@@ -226,8 +225,8 @@ pub unsafe fn unit_warp<const G: usize>(
     unsafe {
         let mut pair = 0;
         while pair < 2 {
-            let first = table.fragment(unit.words[2 * pair], unit.scales[2 * pair]);
-            let second = table.fragment(unit.words[2 * pair + 1], unit.scales[2 * pair + 1]);
+            let first = expand::fragment(unit.words[2 * pair], unit.scales[2 * pair]);
+            let second = expand::fragment(unit.words[2 * pair + 1], unit.scales[2 * pair + 1]);
             let mut g = 0;
             while g < G {
                 let [b0, b1, b2, b3] = mma::load_matrix_x4(b[g] + pair as u32 * (UNIT_TOKEN_BYTES / 2));

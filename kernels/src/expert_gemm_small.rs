@@ -39,7 +39,7 @@
 //! Columns of K and shared memory: see [`stages`] and [`warps`]. Whatever is loop-invariant in shared memory takes
 //! [`FIXED_BYTES`]; tokens take `8 * (128 * k_units + 16)`, the rings the rest.
 
-use crate::expand::Table;
+use crate::expand::UNSCALE;
 use crate::expert_gemm_mma::{
     Epilogue, FOLD_ALPHA, GROUP_TOKENS, Gemm, Plain, ROUTING_SETTLED, Scales, Swiglu, TOKEN_GAP,
     UNIT_TOKEN_BYTES, UnitWeights, entries, launches, unit_warp,
@@ -252,8 +252,6 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
 
         // The block's share of the list.
         let [entries, token_tiles] = list.totals();
-        // There are at most 385.
-        let table = Table::hidden(entries >> 16);
         let all = token_tiles * gemm.tile_count;
         let (blocks, block) = (thread::grid_dim_x(), thread::block_idx_x());
         let (each, more) = (all / blocks, all % blocks);
@@ -306,7 +304,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                 let own = row + lane.min(tokens - 1);
                 from =
                     if gemm.row_token.is_null() { own } else { *gemm.row_token.add(own as usize) } as usize;
-                scale = *gemm.b_scale.add(from);
+                scale = *gemm.b_scale.add(from) * UNSCALE;
                 let expert = entry.expert as usize;
                 let up = if gemm.alpha_up.is_null() { gemm.alpha } else { gemm.alpha_up };
                 alphas = [*gemm.alpha.add(expert), *up.add(expert)];
@@ -353,7 +351,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                         while n < STAGE_UNITS {
                             let unit = n * UNIT_BYTES as u32;
                             let weights = UnitWeights::load(codes + unit, pairs + unit);
-                            unit_warp(table, &mut acc, weights, [b + n * UNIT_TOKEN_BYTES]);
+                            unit_warp(&mut acc, weights, [b + n * UNIT_TOKEN_BYTES]);
                             n += 1;
                         }
                         b += STAGE_UNITS * UNIT_TOKEN_BYTES;
@@ -361,7 +359,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                     } else {
                         // The last stage of a K that is no multiple of a stage's.
                         while units != 0 {
-                            unit_warp(table, &mut acc, UnitWeights::load(codes, pairs), [b]);
+                            unit_warp(&mut acc, UnitWeights::load(codes, pairs), [b]);
                             codes += UNIT_BYTES as u32;
                             pairs += UNIT_BYTES as u32;
                             b += UNIT_TOKEN_BYTES;

@@ -188,7 +188,6 @@ unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
                 slot += 1;
             }
             mbarrier::fence_init();
-            shared::store_u32(shared + F::ZERO_OFFSET, 0);
         }
         thread::sync_threads();
         grid::wait_for_dependencies();

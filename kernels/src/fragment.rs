@@ -6,9 +6,9 @@
 //!
 //! * Codes: lane `l` has 16 bytes at `16 * l`: one little-endian word per k16 step. Value `i` (0..8) of a word is
 //!   the `i`-th half of the A fragment `a0.lo a0.hi a1.lo .. a3.hi` of an m16n8k16 or m64nNk16 step (PTX ISA, Matrix
-//!   Fragments for mma.m16n8k16; [`value_row`], [`value_k`]). The magnitude (low three bits of the code) of value
-//!   `i` is in bits `4i..4i+3`. The sign of values 0, 1, 2, 3 is in bits 7, 15, 23, 31, that of values 4, 5, 6, 7 in
-//!   bits 3, 11, 19, 27: so a word expands with few logic instructions (`expand`).
+//!   Fragments for mma.m16n8k16; [`value_row`], [`value_k`]). The magnitude (low three bits of the code) of values
+//!   0, 2, 4, 6 is in bits 9, 6, 3, 0 and the two above each, the sign in bits 15, 12, 14, 13; those of values 1, 3, 5, 7
+//!   are 16 bits higher: so a word expands with few logic instructions (`expand`).
 //! * Scales, at 512: for row `g` in 0..8, 8 bytes at `8 * g`: for each k16 step the scale of row `g` and that of row
 //!   `g + 8`.
 //!
@@ -101,9 +101,14 @@ pub const fn scale_offset(row: usize, step: usize) -> usize {
     CODE_BYTES + 8 * (row % 8) + 2 * step + row / 8
 }
 
+/// Lowest bit of the magnitude of value `i` in its word.
+const fn magnitude_bit(i: usize) -> usize {
+    9 - 3 * (i / 2) + 16 * (i & 1)
+}
+
 /// Bit of the sign of value `i` in its word.
 const fn sign_bit(i: usize) -> usize {
-    if i < 4 { 8 * i + 7 } else { 8 * (i - 4) + 3 }
+    [15, 12, 14, 13][i / 2] + 16 * (i & 1)
 }
 
 /// The word of eight E2M1 codes.
@@ -113,7 +118,7 @@ pub const fn pack_word(codes: [u8; 8]) -> u32 {
     let mut i = 0;
     while i < 8 {
         let code = codes[i] as u32;
-        word |= (code & 7) << (4 * i) | (code >> 3 & 1) << sign_bit(i);
+        word |= (code & 7) << magnitude_bit(i) | (code >> 3 & 1) << sign_bit(i);
         i += 1;
     }
     word
@@ -124,7 +129,7 @@ pub const fn unpack_word(word: u32) -> [u8; 8] {
     let mut codes = [0; 8];
     let mut i = 0;
     while i < 8 {
-        codes[i] = (word >> (4 * i) & 7 | (word >> sign_bit(i) & 1) << 3) as u8;
+        codes[i] = (word >> magnitude_bit(i) & 7 | (word >> sign_bit(i) & 1) << 3) as u8;
         i += 1;
     }
     codes
@@ -226,7 +231,7 @@ mod tests {
             }
         }
         let mut seen = 0u32;
-        (0..8).for_each(|i| seen |= 7 << (4 * i) | 1 << sign_bit(i));
+        (0..8).for_each(|i| seen |= 7 << magnitude_bit(i) | 1 << sign_bit(i));
         assert_eq!(seen, u32::MAX);
     }
 
@@ -242,7 +247,9 @@ mod tests {
         let mut out = vec![0xaa; matrix_bytes(1, 1)];
         let order = pack(RowMajor { packed: &packed, scales: &scales }, None, 16, 16, &mut out);
         assert_eq!(order, RowOrder::Plain);
-        assert_eq!(out[..4], (0x7765_4321u32 | 1 << 27).to_le_bytes());
+        // Codes 1, 2; 3, 4; 5, 6; 7, 15 in registers 0 to 3.
+        let word = 1 << 9 | 2 << 25 | 3 << 6 | 4 << 22 | 5 << 3 | 6 << 19 | 7 | 7 << 16 | 1 << 29;
+        assert_eq!(out[..4], u32::to_le_bytes(word));
         assert_eq!(out[4..16], [0; 12]);
         assert_eq!(out[512..522], [1, 9, 0, 0, 0, 0, 0, 0, 2, 10]);
     }

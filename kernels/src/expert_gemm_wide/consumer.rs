@@ -10,7 +10,7 @@ use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
 use super::tiles::Tile;
 use super::{Operands, stepped};
-use crate::expand::{self, Table};
+use crate::expand::{self, UNSCALE};
 use crate::fragment::CODE_BYTES;
 
 /// A lane's weights of one k unit of one row tile.
@@ -37,8 +37,8 @@ impl Unit {
 
     /// The A fragment of a k16 step.
     #[inline(always)]
-    pub fn fragment(&self, table: Table, step: usize) -> [u32; 4] {
-        table.fragment(self.words[step], self.scales[step])
+    pub fn fragment(&self, step: usize) -> [u32; 4] {
+        expand::fragment(self.words[step], self.scales[step])
     }
 }
 
@@ -53,8 +53,6 @@ pub struct Warp {
     pub lane: u32,
     /// The warp's notes.
     pub notes: Notes,
-    /// For the expansion.
-    pub table: Table,
 }
 
 impl Warp {
@@ -65,9 +63,7 @@ impl Warp {
         let thread = opaque_u32(thread::thread_idx_x());
         let (index, lane) = (thread / 32, thread % 32);
         let notes = Notes { address: shared + F::NOTES_OFFSET + index * F::NOTES_BYTES };
-        // SAFETY: the word is there. Its address is worked out here too.
-        let table = Table::hidden(unsafe { shared::load_u32(opaque_u32(shared) + F::ZERO_OFFSET) });
-        Self { shared, index, lane, notes, table }
+        Self { shared, index, lane, notes }
     }
 
     /// Waits for the stage at `at`.
@@ -250,7 +246,7 @@ unsafe fn note_scales<F: Form, const ACC: usize>(me: Warp, operands: &Operands, 
         if token < rows {
             // SAFETY: the caller's duty; the warp reads them after a barrier, and has read the ones before.
             unsafe {
-                let scale = *operands.b_scale.add(operands.token(first + token) as usize);
+                let scale = *operands.b_scale.add(operands.token(first + token) as usize) * UNSCALE;
                 shared::store_u32(me.notes.scale(token), scale.to_bits());
             }
         }

@@ -69,10 +69,8 @@ pub trait Form {
     const FULL_OFFSET: u32 = Self::NOTES_OFFSET + Self::WARPS * Self::NOTES_BYTES;
     /// Offset of the barriers "stage is empty": an arrival of every warp.
     const EMPTY_OFFSET: u32 = Self::FULL_OFFSET + Self::STAGES * BARRIER;
-    /// Offset of a word of zeros, see [`crate::expand::Table::hidden`].
-    const ZERO_OFFSET: u32 = Self::EMPTY_OFFSET + Self::STAGES * BARRIER;
     /// Dynamic shared memory of a block.
-    const SHARED_BYTES: u32 = Self::ZERO_OFFSET + 16;
+    const SHARED_BYTES: u32 = Self::EMPTY_OFFSET + Self::STAGES * BARRIER;
 
     /// Fails compilation if the numbers do not fit together.
     const FITS: () = {
@@ -194,7 +192,7 @@ mod tests {
             at.advance::<Wide>();
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
-        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_816, 100_800));
+        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_800, 100_784));
     }
 
     #[test]

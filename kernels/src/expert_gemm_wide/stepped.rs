@@ -32,7 +32,7 @@ pub unsafe fn multiply<F: Form, const N: usize>(
         me.wait_full::<F>(*at);
         let mut half = 0;
         let mut units = [me.load::<F>(*at, half, 0), me.load::<F>(*at, half, 1)];
-        let mut even = [units[0].fragment(me.table, 0), units[1].fragment(me.table, 0)];
+        let mut even = [units[0].fragment(0), units[1].fragment(0)];
         let mut previous = *at;
         loop {
             let b = wgmma_rs::descriptor(me.shared + at.slot * F::B_BYTES + half * F::UNIT_B_BYTES);
@@ -41,7 +41,7 @@ pub unsafe fn multiply<F: Form, const N: usize>(
             if half == 0 && left != k_units {
                 me.release::<F>(previous);
             }
-            let odd = [units[0].fragment(me.table, 1), units[1].fragment(me.table, 1)];
+            let odd = [units[0].fragment(1), units[1].fragment(1)];
             wgmma_rs::rs_pair_step(&mut acc, odd[0], odd[1], b + DESCRIPTOR_K16);
             left -= 1;
             // Once in a stage, when the others have had time to give the slot back.
@@ -49,10 +49,10 @@ pub unsafe fn multiply<F: Form, const N: usize>(
                 loader.turn::<F>(*at, me.shared, me.notes, operands, blocks);
             }
             wgmma::wait_group::<1>();
-            even = [units[0].fragment(me.table, 2), units[1].fragment(me.table, 2)];
+            even = [units[0].fragment(2), units[1].fragment(2)];
             wgmma_rs::rs_pair_step(&mut acc, even[0], even[1], b + 2 * DESCRIPTOR_K16);
             wgmma::wait_group::<1>();
-            let odd = [units[0].fragment(me.table, 3), units[1].fragment(me.table, 3)];
+            let odd = [units[0].fragment(3), units[1].fragment(3)];
             wgmma_rs::rs_pair_step(&mut acc, odd[0], odd[1], b + 3 * DESCRIPTOR_K16);
             wgmma::wait_group::<1>();
             half ^= 1;
@@ -67,7 +67,7 @@ pub unsafe fn multiply<F: Form, const N: usize>(
                 me.wait_full::<F>(*at);
             }
             units = [me.load::<F>(*at, half, 0), me.load::<F>(*at, half, 1)];
-            even = [units[0].fragment(me.table, 0), units[1].fragment(me.table, 0)];
+            even = [units[0].fragment(0), units[1].fragment(0)];
         }
         wgmma::wait_group::<0>();
         me.release::<F>(previous);

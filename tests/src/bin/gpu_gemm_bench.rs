@@ -34,6 +34,7 @@ fn main() -> ExitCode {
 mod bench {
     use std::time::{Duration, Instant};
 
+    use kernels::expand::UNSCALE;
     use kernels::expert_gemm_small::{stages, warps};
     use kernels::fragment::{self, CODE_BYTES, TILE_ROWS, UNIT_BYTES};
     use kernels::launch::Dims;
@@ -304,10 +305,10 @@ mod bench {
                 let a: Vec<Half> = (0..columns)
                     .map(|k| {
                         let (code, scale) = fragment::element(&bytes, shape.units(), 0, row, k);
-                        Half::from_f32(e2m1::decode(code) * e4m3::decode(scale))
+                        Half::from_f32(e2m1::decode(code) * e4m3::decode(scale) / UNSCALE)
                     })
                     .collect();
-                (dot(&a, &b) * scale) * ALPHA
+                (dot(&a, &b) * UNSCALE * scale) * ALPHA
             };
             let row = feature % per_tile;
             match shape.kind {

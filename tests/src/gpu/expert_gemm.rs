@@ -2,6 +2,7 @@
 //! integers ([`super::mma_model`]) on the row-major weights: every output is compared to the bit (any NaN for a NaN),
 //! and every byte that is no output must stay.
 
+use kernels::expand::UNSCALE;
 use kernels::expert_gemm_mma::ROUTING_SETTLED;
 use kernels::fragment::{self, RowMajor, RowOrder, k_units, matrix_bytes};
 use kernels::launch::{Dims, Launch};
@@ -272,14 +273,14 @@ impl Problem {
         Inputs { offsets, row_token, b, b_scale }
     }
 
-    /// Weights of one row of a matrix as the MMA takes them.
+    /// Weights of one row of a matrix as the MMA takes them: over [`UNSCALE`].
     fn weight_row(&self, weights: &Weights, matrix: usize, expert: usize, feature: usize) -> Vec<Half> {
         let (packed, scales) = (&weights.packed[matrix][expert], &weights.scales[matrix][expert]);
         (0..self.k)
             .map(|k| {
                 let code = packed[(feature * self.k + k) / 2] >> (k % 2 * 4) & 15;
                 let scale = scales[(feature * self.k + k) / 16];
-                Half::from_f32(e2m1::decode(code) * e4m3::decode(scale))
+                Half::from_f32(e2m1::decode(code) * e4m3::decode(scale) / UNSCALE)
             })
             .collect()
     }
@@ -302,6 +303,7 @@ impl Problem {
                 let from = inputs.row_token[(inputs.offsets[expert] + n) as usize] as usize;
                 let (b, scale) = (&b[from * columns..][..self.k], inputs.b_scale[from]);
                 let scaled = |acc: f32, alpha: f32| {
+                    let acc = acc * UNSCALE;
                     if self.fold { acc * (scale * alpha) } else { (acc * scale) * alpha }
                 };
                 let acc = scaled(dot(&a[0], b), alpha);
