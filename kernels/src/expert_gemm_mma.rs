@@ -209,6 +209,12 @@ impl UnitWeights {
         // SAFETY: the caller's addresses.
         unsafe { Self { words: shared::load_v4(codes), scales: expand::scales(shared::load_v2(scales)) } }
     }
+
+    /// The A fragment of k16 step `step`, see [`expand::fragment`].
+    #[inline(always)]
+    pub fn fragment(&self, step: usize) -> [u32; 4] {
+        expand::fragment(self.words[step], self.scales[step])
+    }
 }
 
 /// `acc` plus the product of one unit with `G` groups of tokens: four k16 steps in ascending k.
@@ -225,8 +231,8 @@ pub unsafe fn unit_warp<const G: usize>(
     unsafe {
         let mut pair = 0;
         while pair < 2 {
-            let first = expand::fragment(unit.words[2 * pair], unit.scales[2 * pair]);
-            let second = expand::fragment(unit.words[2 * pair + 1], unit.scales[2 * pair + 1]);
+            let first = unit.fragment(2 * pair);
+            let second = unit.fragment(2 * pair + 1);
             let mut g = 0;
             while g < G {
                 let [b0, b1, b2, b3] = mma::load_matrix_x4(b[g] + pair as u32 * (UNIT_TOKEN_BYTES / 2));

@@ -48,7 +48,7 @@ pub mod tcgen05;
 pub mod thread;
 pub mod warp;
 pub mod wgmma;
-pub mod wgmma_rs;
+pub mod wgmma_ss;
 
 /// What a kernel file imports.
 pub mod prelude {

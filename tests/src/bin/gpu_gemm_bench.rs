@@ -8,7 +8,7 @@
 //! programmatic dependence, so every time has a launch gap in it.
 //!
 //! `gpu_gemm_bench [WORD..]`: a shape, a form, `uniform` or `even` (the routings) is left out if there are words of its
-//! kind and its name contains none of them.
+//! kind and its name contains none of them. `xN` picks the even routings with N rows.
 
 use std::process::ExitCode;
 
@@ -447,7 +447,12 @@ mod bench {
                 good &= loaded.lines(&format!("T={tokens}"), tokens, sets)?;
             }
             // Every expert, with the same number of rows.
+            let some: Vec<usize> =
+                std::env::args().filter_map(|w| w.strip_prefix('x').and_then(|n| n.parse().ok())).collect();
             for rows in EVEN_ROWS.into_iter().filter(|_| routings[1]) {
+                if !some.is_empty() && !some.contains(&rows) {
+                    continue;
+                }
                 let sets = vec![Routing::new(vec![rows as u32; shape.experts])];
                 good &= loaded.lines(&format!("all x {rows}"), rows * shape.experts / TOP_K, sets)?;
             }
