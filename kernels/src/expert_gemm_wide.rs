@@ -47,7 +47,7 @@
 
 use cuda_std::launch::LaunchBounds;
 use cuda_std::prelude::*;
-use cuda_std::{grid, mbarrier};
+use cuda_std::{fence, grid, mbarrier};
 
 use crate::expert_gemm_mma::{FOLD_ALPHA, ROUTING_SETTLED};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
@@ -177,7 +177,7 @@ unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O, f
         if thread::thread_idx_x() == 0 {
             let mut at = Position::START;
             while at.parity == 0 {
-                mbarrier::init(shared + at.full::<F>(), F::FULL_ARRIVALS);
+                mbarrier::init(shared + at.full::<F>(), F::PRODUCERS);
                 mbarrier::init(shared + at.empty::<F>(), CONSUMERS);
                 at.advance(F::STAGES);
             }
@@ -188,6 +188,13 @@ unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O, f
             }
             mbarrier::fence_init();
         }
+        // Rows that a tile lacks for its width are multiplied with what lies there, and not stored.
+        let mut place = 16 * thread::thread_idx_x();
+        while place < F::A_OFFSET {
+            shared::store_v4(shared + place, [0; 4]);
+            place += 16 * F::THREADS;
+        }
+        fence::proxy_async_shared();
         thread::sync_threads();
         if flags & ROUTING_SETTLED == 0 {
             grid::wait_for_dependencies();

@@ -9,7 +9,7 @@ use crate::row;
 #[cfg(not(target_arch = "nvptx64"))]
 use crate::{
     combine, count_slots, dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_swiglu,
-    expert_gemm_medium, expert_gemm_small, expert_gemm_wide, place_slots, prepare_rows_bf16,
+    expert_gemm_medium, expert_gemm_small, expert_gemm_wide, gather_lines, place_slots, prepare_rows_bf16,
     prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantise_blocks_bf16, quantise_blocks_f32,
     quantize_nvfp4_rows, read_stream, repack_nvfp4, repack_nvfp4_blocks, route_tokens, router_logits,
     rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4, tcgen05_gemm, tcgen05_mega,
@@ -206,6 +206,7 @@ pub const TABLE: &[Launch] = &[
     expert_gemm_wide::NARROW_SWIGLU_BF16,
     expert_gemm_wide::NARROW_SWIGLU_F32,
     expert_gemm_wide::NARROW_PLAIN_F32,
+    gather_lines::LAUNCH,
     place_slots::LAUNCH,
     prepare_rows_bf16::LAUNCH,
     prepare_rows_nvfp4_bf16::LAUNCH,

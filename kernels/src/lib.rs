@@ -27,8 +27,11 @@ pub mod expert_gemm_small;
 pub mod expert_gemm_wide;
 pub mod expert_list;
 pub mod fragment;
+#[cfg(any(not(target_arch = "nvptx64"), cuda_arch = "sm_90a"))]
+pub mod gather_lines;
 pub mod group;
 pub mod launch;
+pub mod lines;
 pub mod operand;
 pub mod place_slots;
 pub mod prepare_rows_bf16;

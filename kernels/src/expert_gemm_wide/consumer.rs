@@ -164,8 +164,7 @@ unsafe fn multiply<F: Form, const ACC: usize>(me: Warp, k_units: u32, at: &mut P
     unsafe {
         loop {
             mbarrier::wait_parity(me.shared + at.full::<F>(), at.parity);
-            // Tokens and weights came through the generic proxy. A fence here is as good as one of those who brought them,
-            // where it would wait for the copies that have just been asked for.
+            // The weights came through the generic proxy. A fence here is as good as one of each producer.
             fence::proxy_async_shared();
             warp::sync_warp(warp::FULL);
             let a = descriptor(a_base + at.slot * F::A_BYTES);

@@ -9,8 +9,6 @@ use crate::launch::registers_fit;
 pub const UNIT: u32 = UNIT_BYTES as u32;
 /// Bytes of a barrier.
 const BARRIER: u32 = cuda_std::mbarrier::BYTES;
-/// 16-byte chunks of a row of A or B in one k unit.
-pub const UNIT_CHUNKS: u32 = ROW_BYTES / 16;
 /// Warps that compute: two warpgroups, a row tile each warp.
 pub const CONSUMERS: u32 = 8;
 /// Row tiles of a block's tile.
@@ -19,8 +17,6 @@ pub const ROW_TILES: u32 = CONSUMERS;
 pub const TILE_A_BYTES: u32 = 16 * ROW_BYTES;
 /// Bytes of a block's k unit of weights, expanded.
 pub const UNIT_A_BYTES: u32 = ROW_TILES * TILE_A_BYTES;
-/// Most batches of a tile.
-pub const MAX_BATCHES: usize = 14;
 /// Most tokens whose scales a thread brings.
 pub const MAX_SCALES: usize = 2;
 /// Tokens that a warp stages at a time in the epilogue, one for each lane.
@@ -55,13 +51,8 @@ pub trait Form {
 
     /// Threads of a block: the producers are behind the consumers.
     const THREADS: u32 = 32 * (CONSUMERS + Self::PRODUCERS);
-    /// Token rows that the producers copy at a time: eight threads bring 128 bytes of one.
-    const BATCH_ROWS: u32 = 32 * Self::PRODUCERS / UNIT_CHUNKS;
     /// Row tiles of a producer.
     const TILES: u32 = ROW_TILES / Self::PRODUCERS;
-    /// Batches of token rows of a tile.
-    const BATCHES: u32 = Self::WIDTH / Self::BATCH_ROWS;
-
     /// Bytes of a unit's tokens.
     const UNIT_B_BYTES: u32 = Self::WIDTH * ROW_BYTES;
     /// Bytes of a stage's tokens: unit by unit.
@@ -82,10 +73,7 @@ pub trait Form {
     const CHUNK_OFFSET: u32 = Self::RAW_OFFSET + Self::PRODUCERS * Self::RAW_STAGES * Self::RAW_BYTES;
     /// Offset of the buffers of token scales.
     const SCALES_OFFSET: u32 = Self::CHUNK_OFFSET + CONSUMERS * CHUNK_BYTES;
-    /// Arrivals on a barrier "stage is full": every producing thread's copies, every producer's
-    /// weights.
-    const FULL_ARRIVALS: u32 = 33 * Self::PRODUCERS;
-    /// Offset of the barriers "stage is full".
+    /// Offset of the barriers "stage is full": an arrival of every producer, and the bytes of the tokens.
     const FULL_OFFSET: u32 = Self::SCALES_OFFSET + Self::SCALE_BUFFERS * Self::WIDTH * 4;
     /// Offset of the barriers "stage is empty": an arrival of every consumer.
     const EMPTY_OFFSET: u32 = Self::FULL_OFFSET + Self::STAGES * BARRIER;
@@ -97,14 +85,10 @@ pub trait Form {
     /// Fails compilation if the numbers do not fit together.
     const FITS: () = {
         assert!(Self::UNIT_B_BYTES.is_multiple_of(1024), "the swizzle's pattern starts at multiples of 1024");
-        assert!(Self::WIDTH.is_multiple_of(Self::BATCH_ROWS) && Self::BATCHES as usize <= MAX_BATCHES);
-        assert!(Self::BATCH_ROWS.is_multiple_of(8), "a batch further the swizzle is the same");
-        assert!(Self::WIDTH as usize <= 32 * Self::PRODUCERS as usize * MAX_SCALES);
-        assert!(matches!(Self::PRODUCERS, 4 | 8));
         assert!(Self::RAW_BYTES.is_multiple_of(16) && Self::FULL_OFFSET.is_multiple_of(8));
         assert!(Self::RAW_UNITS.is_multiple_of(Self::STAGE_UNITS) && matches!(Self::STAGE_UNITS, 1 | 2));
-        // A stage is given back up to a turn after its use.
-        assert!(Self::PENDING <= 1 && Self::STAGES >= 2 + Self::PENDING);
+        // A stage is announced when the slot of the next one is free, and given back up to a turn after its use.
+        assert!(Self::PENDING <= 1 && Self::STAGES >= 3 + Self::PENDING);
         assert!(Self::SHARED_BYTES <= 232_448, "227 KiB");
         assert!(registers_fit(1, CONSUMERS + Self::PRODUCERS, Self::REGISTERS));
     };

@@ -6,7 +6,7 @@ use cuda_std::wgmma_ss::{ROW_BYTES, swizzled_chunk};
 use cuda_std::{grid, mbarrier, mma};
 
 use super::Operands;
-use super::layout::{Form, Position, TILE_A_BYTES, UNIT_A_BYTES, UNIT_CHUNKS};
+use super::layout::{Form, Position, TILE_A_BYTES, UNIT_A_BYTES};
 use super::tokens::Bringer;
 use super::weights::Weights;
 use crate::expert_gemm_mma::UnitWeights;
@@ -31,6 +31,20 @@ unsafe fn expand_warp(weights: &UnitWeights, to: u32) {
     }
 }
 
+/// Tells the consumers that this warp's part of the stage at slot `stored` is there.
+///
+/// # Safety
+/// The whole warp has stored it, and passed a barrier since.
+#[inline(always)]
+unsafe fn announce<F: Form>(shared: u32, stored: &mut Option<u32>) {
+    if let Some(slot) = stored.take()
+        && opaque(warp::lane_id() == 0)
+    {
+        // SAFETY: the caller's duty; the barrier is live.
+        unsafe { mbarrier::arrive(shared + F::FULL_OFFSET + slot * mbarrier::BYTES) };
+    }
+}
+
 /// Brings every tile of this block.
 ///
 /// # Safety
@@ -46,11 +60,12 @@ pub unsafe fn warp<F: Form>(shared: u32, operands: &Operands, blocks: u32, index
         grid::launch_dependents();
         let mut bringer = Bringer::new(shared);
         let mut tokens = bringer.next::<F>(operands, blocks);
+        // The slot that is written and not announced.
+        let mut stored = None;
         while tokens.tile.rows != 0 {
-            let width = F::width(tokens.tile.rows);
             // Looked up while this one is brought.
             let next = bringer.next::<F>(operands, blocks);
-            let (mut left, mut chunk, mut raw) = (operands.k_units, 0, 0);
+            let (mut left, mut raw) = (operands.k_units, 0);
             while left != 0 {
                 let units = left.min(F::STAGE_UNITS);
                 if raw == 0 {
@@ -62,24 +77,24 @@ pub unsafe fn warp<F: Form>(shared: u32, operands: &Operands, blocks: u32, index
                 let packed = [weights.load::<F>(raw, 0), weights.load::<F>(second.0, second.1)];
                 mbarrier::wait_parity(shared + at.empty::<F>(), at.parity ^ 1);
                 warp::sync_warp(warp::FULL);
-                bringer.copy::<F>(at, operands, &tokens, width, chunk, units);
-                if chunk == 0 {
+                // The last stage's stores have had time to land.
+                announce::<F>(shared, &mut stored);
+                if index == 0 {
+                    bringer.copy::<F>(at, &mut tokens, units);
+                }
+                if left == operands.k_units {
                     bringer.write_scales::<F>(&tokens);
                 }
                 let to = shared + F::A_OFFSET + at.slot * F::A_BYTES + index * F::TILES * TILE_A_BYTES;
-                expand_warp(&packed[0], to);
+                expand_warp(&packed[0].unpack(), to);
                 if F::TILES == 2 {
-                    expand_warp(&packed[1], to + TILE_A_BYTES);
+                    expand_warp(&packed[1].unpack(), to + TILE_A_BYTES);
                 } else if units == 2 {
-                    expand_warp(&packed[1], to + UNIT_A_BYTES);
+                    expand_warp(&packed[1].unpack(), to + UNIT_A_BYTES);
                 }
-                warp::sync_warp(warp::FULL);
-                if opaque(warp::lane_id() == 0) {
-                    mbarrier::arrive(shared + at.full::<F>());
-                }
+                stored = Some(at.slot);
                 raw += units;
                 left -= units;
-                chunk += units * UNIT_CHUNKS;
                 if raw == F::RAW_UNITS || left == 0 {
                     weights.refill::<F>(operands, blocks);
                     raw = 0;
@@ -88,5 +103,7 @@ pub unsafe fn warp<F: Form>(shared: u32, operands: &Operands, blocks: u32, index
             }
             tokens = next;
         }
+        warp::sync_warp(warp::FULL);
+        announce::<F>(shared, &mut stored);
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Experts one after the other; in an expert, row blocks outside and token ranges inside, so that blocks that run at
 //! the same time read the same weights, and the tokens of one expert, from L2. An expert's rows are split evenly
-//! into as few ranges as a tile's width allows.
+//! into as few ranges as a tile's width allows, in whole groups of [`GROUP`].
+
+/// Rows of a group: after so many the swizzle of token rows repeats.
+pub const GROUP: u32 = 8;
 
 /// A tile: a range of one expert's rows (tokens) by a block of its row tiles (features).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +58,7 @@ impl Walk {
             let at = self.tile - self.base;
             if at < tiles {
                 let range = at % ranges;
-                let each = rows.div_ceil(ranges);
+                let each = rows.div_ceil(ranges).next_multiple_of(GROUP);
                 let first = range * each;
                 self.tile += self.stride;
                 tile = Tile { expert: self.expert, block: at / ranges, first, rows: each.min(rows - first) };
@@ -87,6 +90,7 @@ mod tests {
                             break;
                         }
                         assert!(tile.rows >= 1 && tile.rows <= width && tile.block < blocks, "{tile:?}");
+                        assert!(tile.first.is_multiple_of(GROUP));
                         for row in tile.first..tile.first + tile.rows {
                             let count = counts[tile.expert as usize];
                             assert!(row < count);
@@ -103,6 +107,6 @@ mod tests {
     fn ranges_are_even() {
         let mut walk = Walk::new(0, 1);
         let rows: Vec<u32> = (0..4).map(|_| walk.next(1, 1, 128, |_| 300)).map(|tile| tile.rows).collect();
-        assert_eq!(rows, [100, 100, 100, 0]);
+        assert_eq!(rows, [104, 104, 92, 0]);
     }
 }

@@ -1,11 +1,11 @@
-//! What a producer does for tokens: rows by 16-byte `cp.async`, and their scales.
+//! What a producer does for tokens: their columns by bulk copies, and their scales.
 
 use cuda_std::prelude::*;
-use cuda_std::wgmma_ss::{ROW_BYTES, swizzled_chunk};
-use cuda_std::cp_async;
+use cuda_std::wgmma_ss::ROW_BYTES;
+use cuda_std::{bulk, mbarrier};
 
 use super::Operands;
-use super::layout::{CONSUMERS, Form, MAX_BATCHES, MAX_SCALES, Position, UNIT_CHUNKS};
+use super::layout::{CONSUMERS, Form, MAX_SCALES, Position};
 use super::tiles::{Tile, Walk};
 use crate::expand::UNSCALE;
 
@@ -14,8 +14,10 @@ use crate::expand::UNSCALE;
 pub struct Tokens {
     /// The tile.
     pub tile: Tile,
-    /// First 16-byte chunk of the thread's row of each batch, counted in B.
-    rows: [u32; MAX_BATCHES],
+    /// The tile's rows of the next unit.
+    lines: *const u8,
+    /// Bytes from unit to unit.
+    unit: u32,
     /// Scales of every so many tokens, times [`UNSCALE`].
     scales: [f32; MAX_SCALES],
 }
@@ -43,39 +45,33 @@ impl Bringer {
         }
     }
 
-    /// The next tile. Rows past its end are copies of the last one; their results are not stored.
+    /// The next tile.
     ///
     /// # Safety
     /// The whole warp; `counts`, `offsets` and `row_token` name rows that exist.
     #[inline(always)]
     pub unsafe fn next<F: Form>(&mut self, operands: &Operands, blocks: u32) -> Tokens {
-        let mut tokens = Tokens { tile: Tile::NONE, rows: [0; MAX_BATCHES], scales: [0.0; MAX_SCALES] };
         // SAFETY: the caller's duty.
         unsafe {
-            let tile = self
-                .walk
-                .next(operands.experts, blocks, F::WIDTH, |e| *operands.counts.add(e as usize));
+            let count = |e: u32| *operands.counts.add(e as usize);
+            let tile = self.walk.next(operands.experts, blocks, F::WIDTH, count);
+            let mut tokens = Tokens { tile, lines: operands.b.cast(), unit: 0, scales: [0.0; MAX_SCALES] };
             if tile.rows == 0 {
                 return tokens;
             }
-            tokens.tile = tile;
-            let first = *operands.offsets.add(tile.expert as usize) + tile.first;
-            let last = tile.rows - 1;
-            let (own, chunk) = (self.thread / UNIT_CHUNKS, self.thread % UNIT_CHUNKS);
-            let mut batch = 0;
-            while batch < F::BATCHES {
-                let row = operands.token(first + (own + batch * F::BATCH_ROWS).min(last));
-                tokens.rows[batch as usize] = row * (UNIT_CHUNKS * operands.k_units) + chunk;
-                batch += 1;
-            }
+            let of_expert = *operands.offsets.add(tile.expert as usize);
+            tokens.unit = count(tile.expert) * ROW_BYTES;
+            let matrix = of_expert as usize * operands.k_units as usize;
+            tokens.lines = tokens.lines.wrapping_add((matrix + tile.first as usize) * ROW_BYTES as usize);
             let mut n = 0;
             while n < F::WIDTH.div_ceil(32 * F::PRODUCERS) {
-                let row = operands.token(first + (self.thread + n * 32 * F::PRODUCERS).min(last));
+                let token = (self.thread + n * 32 * F::PRODUCERS).min(tile.rows - 1);
+                let row = operands.token(of_expert + tile.first + token);
                 tokens.scales[n as usize] = *operands.b_scale.add(row as usize) * UNSCALE;
                 n += 1;
             }
+            tokens
         }
-        tokens
     }
 
     /// Writes the tile's scales to the next buffer.
@@ -100,32 +96,24 @@ impl Bringer {
         }
     }
 
-    /// Copies the tokens of `units` units of a stage, with an arrival when they are there; `chunk` is the first unit's,
-    /// counted from the tile's.
+    /// Copies the tile's rows of the next `units` units to the stage at `at`.
     ///
     /// # Safety
-    /// The slot is free.
+    /// The slot is free; a whole warp, whose arrival on "full" is still to come; one of the block.
     #[inline(always)]
-    pub unsafe fn copy<F: Form>(&self, at: Position, operands: &Operands, tokens: &Tokens, width: u32, chunk: u32, units: u32) {
-        let (own, place) = (self.thread / UNIT_CHUNKS, self.thread % UNIT_CHUNKS);
-        let to = self.shared + at.slot * F::B_BYTES + own * ROW_BYTES + 16 * swizzled_chunk(own, place);
-        let from = operands.b.cast::<u8>().wrapping_add(chunk as usize * 16);
-        let mut batch = 0;
-        while batch < F::BATCHES {
-            let first = batch * F::BATCH_ROWS;
-            let from = from.wrapping_add(tokens.rows[batch as usize] as usize * 16);
-            let wanted = own + first < width;
-            // SAFETY: a chunk of the row; a place of the stage.
-            unsafe {
-                cp_async::copy_16_if(to + first * ROW_BYTES, from, wanted);
-                if F::STAGE_UNITS == 2 {
-                    let to = to + F::UNIT_B_BYTES + first * ROW_BYTES;
-                    cp_async::copy_16_if(to, from.wrapping_add(ROW_BYTES as usize), wanted & (units == 2));
+    pub unsafe fn copy<F: Form>(&self, at: Position, tokens: &mut Tokens, units: u32) {
+        let bytes = tokens.tile.rows * ROW_BYTES;
+        // SAFETY: rows of the expert; the stage holds them.
+        unsafe {
+            if warp::elect(warp::FULL) {
+                let (to, full) = (self.shared + at.slot * F::B_BYTES, self.shared + at.full::<F>());
+                mbarrier::expect_tx(full, units * bytes);
+                bulk::load(to, tokens.lines, bytes, full);
+                if F::STAGE_UNITS == 2 && units == 2 {
+                    bulk::load(to + F::UNIT_B_BYTES, tokens.lines.wrapping_add(tokens.unit as usize), bytes, full);
                 }
             }
-            batch += 1;
         }
-        // SAFETY: one of the arrivals that the barrier counts.
-        unsafe { cp_async::arrive(self.shared + at.full::<F>()) };
+        tokens.lines = tokens.lines.wrapping_add((units * tokens.unit) as usize);
     }
 }

@@ -6,7 +6,7 @@ use cuda_std::{bulk, mbarrier};
 use super::Operands;
 use super::layout::{Form, Position, ROW_TILES, UNIT};
 use super::tiles::Walk;
-use crate::expert_gemm_mma::UnitWeights;
+use crate::expert_gemm_mma::PackedUnit;
 use crate::fragment::CODE_BYTES;
 
 /// The ring: what is still to fetch, and where the next stage to read lies.
@@ -127,11 +127,11 @@ impl Weights {
     /// # Safety
     /// The stage is there and has the unit.
     #[inline(always)]
-    pub unsafe fn load<F: Form>(&self, unit: u32, tile: u32) -> UnitWeights {
+    pub unsafe fn load<F: Form>(&self, unit: u32, tile: u32) -> PackedUnit {
         let lane = warp::lane_id();
         let at = self.stages + self.at.slot * F::RAW_BYTES + (tile * F::RAW_UNITS + unit) * UNIT;
         // SAFETY: the caller's duty.
-        unsafe { UnitWeights::load(at + 16 * lane, at + CODE_BYTES as u32 + lane / 4 * 8) }
+        unsafe { PackedUnit::load(at + 16 * lane, at + CODE_BYTES as u32 + lane / 4 * 8) }
     }
 
     /// Refills the stage that was read, and goes on to the next one.

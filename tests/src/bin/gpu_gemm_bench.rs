@@ -37,6 +37,7 @@ mod bench {
     use kernels::expand::UNSCALE;
     use kernels::expert_gemm_small::{stages, warps};
     use kernels::fragment::{self, CODE_BYTES, TILE_ROWS, UNIT_BYTES};
+    use kernels::gather_lines;
     use kernels::launch::Dims;
     use megamoe::cuda::{Args, DeviceBuffer, Event, Kernel};
     use megamoe_tests::gpu::cuda::CudaDevice;
@@ -234,7 +235,7 @@ mod bench {
                 args = args.input("alpha_up", self.alpha.ptr());
             }
             args = args
-                .input("b", self.b.ptr())
+                .input("b", if VARIANTS[variant].form.lines { set.lines.ptr() } else { self.b.ptr() })
                 .input("b_scale", self.b_scale.ptr())
                 .input("row_token", set.row_token.ptr())
                 .input("offsets", set.offsets.ptr())
@@ -319,16 +320,31 @@ mod bench {
         }
 
         fn on_device(&self, routing: Routing) -> Result<OnDevice> {
-            let stream = &self.device.stream;
+            let (device, stream) = (self.device, &self.device.stream);
             let tokens: Vec<u32> = (0..routing.rows() as u32).map(|r| r % self.b_rows as u32).collect();
             let buffer = |values: &[u32]| DeviceBuffer::from_slice(stream, values).map_err(text);
-            Ok(OnDevice {
+            let columns = 64 * self.shape.units();
+            let set = OnDevice {
                 counts: buffer(&routing.counts)?,
                 offsets: buffer(&routing.offsets)?,
                 row_token: buffer(&tokens)?,
+                lines: DeviceBuffer::alloc(&device.context, tokens.len() * columns).map_err(text)?,
                 tokens,
                 routing,
-            })
+            };
+            let kernel = device.kernels.get(&gather_lines::LAUNCH).map_err(text)?;
+            let args = Args::new(&gather_lines::LAUNCH)
+                .input("b", self.b.ptr())
+                .input("row_token", set.row_token.ptr())
+                .input("offsets", set.offsets.ptr())
+                .input("counts", set.counts.ptr())
+                .output("out", set.lines.ptr())
+                .u32("experts", self.shape.experts as u32)
+                .u32("k_units", self.shape.units() as u32);
+            let dims = gather_lines::dims(device.multiprocessors());
+            // SAFETY: buffers of the table's shapes, which live until the stream has been waited for.
+            unsafe { kernel.launch(stream, dims, args).map_err(text)? };
+            Ok(set)
         }
 
         /// Prints the lines of one set of routings.
@@ -402,6 +418,8 @@ mod bench {
         counts: DeviceBuffer<u32>,
         offsets: DeviceBuffer<u32>,
         row_token: DeviceBuffer<u32>,
+        /// The rows as the forms by wgmma take them.
+        lines: DeviceBuffer<u16>,
     }
 
     /// Whether `name` is one of those asked for, among the names of its kind.

@@ -56,6 +56,8 @@ pub struct Form {
     pub threads: &'static [u32],
     /// Bits of `fold_alpha` that change no result.
     pub flags: u32,
+    /// Whether it takes tokens as [`kernels::lines`].
+    pub lines: bool,
 }
 
 /// The decode form.
@@ -68,6 +70,7 @@ pub static SMALL: Form = Form {
     dims: small::dims,
     threads: &[32, 96, 512, 768],
     flags: ROUTING_SETTLED,
+    lines: false,
 };
 
 /// The form between decode and prefill.
@@ -80,6 +83,7 @@ pub static MEDIUM: Form = Form {
     dims: |_, sms| Some(medium::dims(sms)),
     threads: &[],
     flags: ROUTING_SETTLED,
+    lines: false,
 };
 
 macro_rules! wgmma_form {
@@ -93,7 +97,8 @@ macro_rules! wgmma_form {
             },
             dims: |_, sms| Some(wide::dims::<wide::layout::$form>(sms)),
             threads: &[],
-            flags: 0,
+            flags: ROUTING_SETTLED,
+            lines: true,
         };
     };
 }
@@ -360,8 +365,12 @@ impl Problem {
         if self.kind.has_up() {
             values.push(Value::In(bytemuck::cast_slice(&weights.alpha_up)));
         }
+        let lines = form.lines.then(|| {
+            let Inputs { b, row_token, offsets, .. } = inputs;
+            super::lines::arrange(b, row_token, offsets, &self.counts, k_units(self.k), 0)
+        });
         values.extend([
-            Value::In(bytemuck::cast_slice(&inputs.b)),
+            Value::In(bytemuck::cast_slice(lines.as_ref().unwrap_or(&inputs.b))),
             Value::In(bytemuck::cast_slice(&inputs.b_scale)),
             if self.gather { Value::In(bytemuck::cast_slice(&inputs.row_token)) } else { Value::Null },
             Value::In(bytemuck::cast_slice(&inputs.offsets)),

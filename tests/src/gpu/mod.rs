@@ -34,6 +34,7 @@ pub mod data;
 pub mod emulator;
 pub mod expert_gemm;
 pub mod expert_gemm_mutation;
+pub mod lines;
 pub mod mirror;
 pub mod mma_model;
 pub mod mutation;
@@ -194,6 +195,7 @@ pub fn mirrored_cases() -> Vec<Case> {
 fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     let mut cases = repack::cases(sizes);
     cases.extend(read_stream::cases(sizes));
+    cases.extend(lines::cases(sizes));
     for form in expert_gemm::FORMS {
         cases.extend(expert_gemm::cases(form, sizes));
     }
