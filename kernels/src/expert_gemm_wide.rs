@@ -49,18 +49,18 @@ use cuda_std::launch::LaunchBounds;
 use cuda_std::prelude::*;
 use cuda_std::{fence, grid, mbarrier};
 
-use crate::expert_gemm_mma::{FOLD_ALPHA, ROUTING_SETTLED};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
+pub mod grouped;
 pub mod layout;
+pub mod loader;
+pub mod notes;
 pub mod output;
-pub mod producer;
+pub mod stepped;
 pub mod tiles;
-pub mod tokens;
-pub mod weights;
 
-use layout::{CONSUMERS, Form, Narrow, Position, Wide};
+use layout::{Form, Narrow, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
@@ -102,6 +102,12 @@ impl Operands {
     }
 }
 
+/// Width of the tile for `rows` rows: the narrowest that the form has.
+#[inline(always)]
+pub const fn width_of<F: Form>(rows: u32) -> u32 {
+    rows.next_multiple_of(F::STEP)
+}
+
 macro_rules! args {
     ($($alpha:expr,)* ; $out:expr ; $($limit:expr)?) => {
         &[
@@ -120,7 +126,7 @@ macro_rules! args {
             Arg::u32("tile_count", "row tiles that are computed, at least 1"),
             Arg::u32("features", "features at or past this one are not stored"),
             Arg::u32("out_stride", "elements from one row of out to the next"),
-            Arg::u32("fold_alpha", "bit 0: acc * (b_scale * alpha), else (acc * b_scale) * alpha; bit 1: ROUTING_SETTLED"),
+            Arg::u32("fold_alpha", "1: acc * (b_scale * alpha); 0: (acc * b_scale) * alpha"),
             $($limit)?
         ]
     };
@@ -159,7 +165,7 @@ const fn launch<F: Form>(name: &'static str, args: &'static [Arg]) -> Launch {
 
 /// Dimensions on a device of `sms` multiprocessors. Any grid from one block on gives the same bits.
 pub const fn dims<F: Form>(sms: u32) -> Dims {
-    Dims { grid: [sms, 1, 1], block: [F::THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
+    Dims { grid: [F::BLOCKS_PER_SM * sms, 1, 1], block: [F::THREADS, 1, 1], shared_bytes: F::SHARED_BYTES }
 }
 
 /// The whole kernel.
@@ -168,43 +174,34 @@ pub const fn dims<F: Form>(sms: u32) -> Dims {
 /// All threads of a block of `F::THREADS` with `F::SHARED_BYTES` of dynamic shared memory; operands and output as the
 /// entries demand.
 #[inline(always)]
-unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O, flags: u32) {
-    // SAFETY: every thread of the block is here; a warp takes one arm, a warpgroup too.
+unsafe fn run<F: consumer::Widths, O: Output>(operands: &Operands, output: &O) {
+    // SAFETY: every thread of the block is here.
     unsafe {
         let shared = shared::dynamic();
-        // The same in all lanes, which the compiler can see.
-        let warp = warp::shuffle_idx(warp::FULL, thread::thread_idx_x() / 32, 0);
-        if thread::thread_idx_x() == 0 {
-            let mut at = Position::START;
-            while at.parity == 0 {
-                mbarrier::init(shared + at.full::<F>(), F::PRODUCERS);
-                mbarrier::init(shared + at.empty::<F>(), CONSUMERS);
-                at.advance(F::STAGES);
-            }
-            let mut ring = 0;
-            while ring < F::PRODUCERS * F::RAW_STAGES {
-                mbarrier::init(shared + F::RAW_FULL_OFFSET + ring * mbarrier::BYTES, 1);
-                ring += 1;
+        let thread = thread::thread_idx_x();
+        if thread == 0 {
+            let mut at = layout::Position::START;
+            let mut slot = 0;
+            while slot < F::STAGES {
+                mbarrier::init(shared + at.full::<F>(), F::WARPS);
+                mbarrier::init(shared + at.empty::<F>(), F::WARPS);
+                at.advance::<F>();
+                slot += 1;
             }
             mbarrier::fence_init();
         }
         // Rows that a tile lacks for its width are multiplied with what lies there, and not stored.
-        let mut place = 16 * thread::thread_idx_x();
+        let mut place = 16 * thread;
         while place < F::A_OFFSET {
             shared::store_v4(shared + place, [0; 4]);
             place += 16 * F::THREADS;
         }
         fence::proxy_async_shared();
         thread::sync_threads();
-        if flags & ROUTING_SETTLED == 0 {
-            grid::wait_for_dependencies();
-        }
-        let blocks = operands.tile_count.div_ceil(layout::ROW_TILES);
-        if warp < CONSUMERS {
-            consumer::warpgroup::<F, O>(shared, operands, blocks, output, warp);
-        } else {
-            producer::warp::<F>(shared, operands, blocks, warp - CONSUMERS);
-        }
+        grid::wait_for_dependencies();
+        grid::launch_dependents();
+        let blocks = operands.tile_count.div_ceil(F::ROW_TILES);
+        consumer::warpgroup::<F, O>(shared, operands, blocks, output);
     }
 }
 
@@ -248,7 +245,7 @@ macro_rules! entry {
                 out,
                 stride: out_stride,
                 features,
-                fold: fold_alpha & FOLD_ALPHA != 0,
+                fold: fold_alpha & 1 != 0,
                 alpha,
                 alpha_up: alpha_both,
             };
@@ -267,7 +264,7 @@ macro_rules! entry {
                 tile_count,
             };
             // SAFETY: the caller's duties.
-            unsafe { run::<$form, _>(&operands, &output, fold_alpha) }
+            unsafe { run::<$form, _>(&operands, &output) }
         }
     };
 }

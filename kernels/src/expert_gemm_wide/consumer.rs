@@ -1,204 +1,259 @@
-//! A warpgroup that computes: every tile of the block, from its stages to its outputs.
+//! A warpgroup: every tile of the block, from its stages to its outputs.
 
 use cuda_std::convergence::{opaque, opaque_u32};
+use cuda_std::mbarrier;
 use cuda_std::prelude::*;
-use cuda_std::wgmma_ss::{self, descriptor};
-use cuda_std::{fence, grid, mbarrier, wgmma};
 
-use super::Operands;
-use super::layout::{
-    CHUNK, CHUNK_PITCH, CONSUMERS, Form, Narrow, Position, ROW_TILES, TILE_A_BYTES, UNIT_A_BYTES, Wide,
-};
+use super::layout::{Form, Narrow, Position, UNIT, Wide};
+use super::loader::Loader;
+use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
-use super::tiles::{Tile, Walk};
+use super::tiles::Tile;
+use super::{Operands, grouped, stepped};
+use crate::expand::{self, UNSCALE};
+use crate::fragment::CODE_BYTES;
 
-/// Row tiles of a warpgroup.
-const GROUP_TILES: u32 = CONSUMERS / 2;
+/// A lane's weights of one k unit of one row tile.
+#[derive(Clone, Copy)]
+pub struct Unit {
+    /// Codes of the four k16 steps.
+    words: [u32; 4],
+    /// Scales of rows g and g + 8, as f16 pairs.
+    scales: [u32; 4],
+}
+
+impl Unit {
+    /// # Safety
+    /// The unit at shared address `unit` is complete.
+    #[inline(always)]
+    unsafe fn load(unit: u32, lane: u32) -> Self {
+        // SAFETY: 16-byte and 8-byte pieces of the unit.
+        unsafe {
+            let words = shared::load_v4(unit + 16 * lane);
+            let scales = shared::load_v2(unit + CODE_BYTES as u32 + 8 * (lane / 4));
+            Self { words, scales: expand::scales(scales) }
+        }
+    }
+
+    /// The A fragment of a k16 step.
+    #[inline(always)]
+    pub fn fragment(&self, step: usize) -> [u32; 4] {
+        expand::fragment(self.words[step], self.scales[step])
+    }
+}
 
 /// What a warp knows of itself.
 #[derive(Clone, Copy)]
 pub struct Warp {
     /// Dynamic shared memory of the block.
-    shared: u32,
-    /// Number among the consumers.
-    index: u32,
+    pub shared: u32,
+    /// Number among the warps.
+    pub index: u32,
     /// Number in the warp.
-    lane: u32,
-    /// Shared address of the tile's scales.
-    scales: u32,
+    pub lane: u32,
+    /// The warp's notes.
+    pub notes: Notes,
 }
 
-/// Computes every tile of this block.
+impl Warp {
+    /// This warp, in a block whose dynamic shared memory is at `shared`. What follows from it is worked out again where it
+    /// is asked for again: nothing of it is kept in registers from tile to tile.
+    #[inline(always)]
+    pub fn new<F: Form>(shared: u32) -> Self {
+        let thread = opaque_u32(thread::thread_idx_x());
+        let (index, lane) = (thread / 32, thread % 32);
+        let notes = Notes { address: shared + F::NOTES_OFFSET + index * F::NOTES_BYTES };
+        Self { shared, index, lane, notes }
+    }
+
+    /// Waits for the stage at `at`.
+    ///
+    /// # Safety
+    /// The whole warp; the barriers are live.
+    #[inline(always)]
+    pub unsafe fn wait_full<F: Form>(&self, at: Position) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            mbarrier::wait_parity(self.shared + at.full::<F>(), at.parity);
+            warp::sync_warp(warp::FULL);
+        }
+    }
+
+    /// Gives the slot of the stage at `at` back.
+    ///
+    /// # Safety
+    /// The whole warp, which has read all it wants of the slot, by wgmma too.
+    #[inline(always)]
+    pub unsafe fn release<F: Form>(&self, at: Position) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            warp::sync_warp(warp::FULL);
+            if opaque(self.lane == 0) {
+                mbarrier::arrive(self.shared + at.empty::<F>());
+            }
+        }
+    }
+
+    /// The warp's unit `half` of the stage at `at`, of its row tile `tile`.
+    ///
+    /// # Safety
+    /// The stage is full.
+    #[inline(always)]
+    pub unsafe fn load<F: Form>(&self, at: Position, half: u32, tile: u32) -> Unit {
+        let own = (self.index * F::TILES + tile) * F::STAGE_UNITS + half;
+        let unit = self.shared + F::A_OFFSET + at.slot * F::A_BYTES + own * UNIT;
+        // SAFETY: the caller's duty.
+        unsafe { Unit::load(unit, self.lane) }
+    }
+}
+
+/// Brings and computes every tile of this block.
 ///
 /// # Safety
-/// A whole warpgroup of the block, warp `index` of the consumers; operands and `output` as the kernel demands; barriers are
-/// initialised; `counts` is settled; sm_90a.
+/// A whole warpgroup of the block, each once; operands and `output` as the kernel demands; barriers are initialised;
+/// sm_90a.
 #[inline(always)]
-pub unsafe fn warpgroup<F: Widths, O: Output>(
-    shared: u32,
-    operands: &Operands,
-    blocks: u32,
-    output: &O,
-    index: u32,
-) {
+pub unsafe fn warpgroup<F: Widths, O: Output>(shared: u32, operands: &Operands, blocks: u32, output: &O) {
+    let me = Warp::new::<F>(shared);
+    let notes = me.notes;
     let mut at = Position::START;
-    let mut walk = Walk::new(thread::block_idx_x(), thread::grid_dim_x());
     // SAFETY: the warpgroup is here, and all of it takes the same arm; the caller's duties.
     unsafe {
-        let count = |e: u32| *operands.counts.add(e as usize);
-        let mut tile = walk.next(operands.experts, blocks, F::WIDTH, count);
-        // The output is others' business until here.
-        grid::wait_for_dependencies();
-        grid::launch_dependents();
-        let mut buffer = 0;
-        while tile.rows != 0 {
-            let next = walk.next(operands.experts, blocks, F::WIDTH, count);
-            let scales = shared + F::SCALES_OFFSET + buffer * F::WIDTH * 4;
-            let me = Warp { shared, index, lane: warp::lane_id(), scales };
-            F::one_tile(F::width(tile.rows), me, operands, tile, output, &mut at);
-            tile = next;
-            buffer += 1;
-            if buffer == F::SCALE_BUFFERS {
-                buffer = 0;
+        notes.start(Who::Consumer);
+        let mut loader = Loader::new::<F>(notes, operands, blocks);
+        // The bound is a number, so that the loop stays one.
+        let mut turn = Position::START;
+        while turn.slot < opaque_u32(F::AHEAD) {
+            loader.fetch::<F>(turn, shared, notes, operands, blocks);
+            turn.slot += 1;
+        }
+        loop {
+            let tile = notes.next::<F>(Who::Consumer, operands, blocks);
+            if tile.rows == 0 {
+                break;
             }
+            notes.set_tile(tile);
+            F::one_tile(
+                super::width_of::<F>(tile.rows),
+                shared,
+                operands,
+                blocks,
+                output,
+                &mut loader,
+                &mut at,
+            );
         }
     }
 }
 
-/// A form with its code for each of its widths.
+/// A form with its loop over K for each of its widths.
 pub trait Widths: Form {
-    /// Computes `tile`, of width `width`.
+    /// Computes the noted tile, of width `width`.
     ///
     /// # Safety
     /// As [`warpgroup`]; the form has the width.
     unsafe fn one_tile<O: Output>(
         width: u32,
-        me: Warp,
+        shared: u32,
         operands: &Operands,
-        tile: Tile,
+        blocks: u32,
         output: &O,
+        loader: &mut Loader,
         at: &mut Position,
     );
 }
 
 macro_rules! widths {
-    ($form:ident: $($width:literal => $acc:literal),*) => {
+    ($form:ident, $multiply:path: $($width:pat => $acc:literal),*) => {
         impl Widths for $form {
             #[inline(always)]
             unsafe fn one_tile<O: Output>(
                 width: u32,
-                me: Warp,
+                shared: u32,
                 operands: &Operands,
-                tile: Tile,
+                blocks: u32,
                 output: &O,
+                loader: &mut Loader,
                 at: &mut Position,
             ) {
                 // SAFETY: the caller's duties.
                 unsafe {
                     match width {
-                        $($width => one_tile::<$form, O, $acc>(me, operands, tile, output, at),)*
+                        $($width => {
+                            let me = Warp::new::<$form>(shared);
+                            start::<$form, $acc>(me, operands);
+                            let acc = $multiply(me, width, operands, blocks, loader, at);
+                            end::<$form, O, $acc>(me, operands, output, &acc);
+                        })*
+                        #[allow(unreachable_patterns)]
                         _ => core::hint::unreachable_unchecked(),
                     }
                 }
             }
         }
-
-        #[cfg(test)]
-        impl $form {
-            /// The widths that have code, and their accumulators.
-            const CODED: &[(u32, u32)] = &[$(($width, $acc)),*];
-        }
     };
 }
 
 // A width, and the accumulators of a thread.
-widths!(Wide: 32 => 16, 64 => 32, 96 => 48, 128 => 64, 144 => 72, 160 => 80, 176 => 88, 192 => 96, 208 => 104, 224 => 112);
-widths!(Narrow: 16 => 8, 32 => 16, 48 => 24, 64 => 32);
+// One loop for all widths.
+widths!(Wide, grouped::multiply::<Wide>: _ => 112);
+widths!(Narrow, stepped::multiply::<Narrow, _>: 16 => 16, 32 => 32);
 
-/// One tile from its stages to its outputs.
+/// Before the loop over K.
 ///
 /// # Safety
-/// As [`warpgroup`].
+/// As [`warpgroup`]; the tile is noted.
 #[inline(always)]
-unsafe fn one_tile<F: Form, O: Output, const ACC: usize>(
+unsafe fn start<F: Form, const ACC: usize>(me: Warp, operands: &Operands) {
+    // SAFETY: the caller's duties.
+    unsafe {
+        let tile = me.notes.tile();
+        let first = *operands.offsets.add(tile.expert as usize) + tile.first;
+        note_scales::<F, ACC>(me, operands, first, tile.rows);
+    }
+}
+
+/// After the loop over K.
+///
+/// # Safety
+/// As [`start`].
+#[inline(always)]
+unsafe fn end<F: Form, O: Output, const ACC: usize>(
     me: Warp,
     operands: &Operands,
-    tile: Tile,
     output: &O,
-    at: &mut Position,
+    acc: &[u32; ACC],
 ) {
-    // SAFETY: the expert exists; the caller's duties. Asked for here, used after the loop.
+    // SAFETY: the caller's duties.
     unsafe {
+        let tile = me.notes.tile();
         let first = *operands.offsets.add(tile.expert as usize) + tile.first;
-        let alphas = output.alphas(tile.expert);
-        let acc = multiply::<F, ACC>(me, operands.k_units, at);
-        finish::<F, O, ACC>(me, operands, output, tile, first, alphas, &acc);
+        finish::<F, O, ACC>(me, operands, output, tile, first, acc);
     }
 }
 
-/// Gives the slot of the stage at `at` back.
+/// Notes the scales of the tile's tokens.
 ///
 /// # Safety
-/// The whole warp, whose wgmma on it have completed.
+/// The whole warp; the rows are rows of the problem.
 #[inline(always)]
-unsafe fn release<F: Form>(me: Warp, at: Position) {
-    // SAFETY: the caller's duty.
-    unsafe {
-        if opaque(me.lane == 0) {
-            mbarrier::arrive(me.shared + at.empty::<F>());
+unsafe fn note_scales<F: Form, const ACC: usize>(me: Warp, operands: &Operands, first: u32, rows: u32) {
+    let mut j = 0;
+    while j < (2 * ACC / F::TILES as usize).div_ceil(32) {
+        let token = 32 * j as u32 + me.lane;
+        if token < rows {
+            // SAFETY: the caller's duty; the warp reads them after a barrier, and has read the ones before.
+            unsafe {
+                let scale = *operands.b_scale.add(operands.token(first + token) as usize) * UNSCALE;
+                shared::store_u32(me.notes.scale(token), scale.to_bits());
+            }
         }
+        j += 1;
     }
 }
 
-/// The accumulators of the warpgroup's m64 tile: one chain over all k16 steps in order.
-///
-/// # Safety
-/// As [`warpgroup`]; `k_units` is at least 1.
-#[inline(always)]
-unsafe fn multiply<F: Form, const ACC: usize>(me: Warp, k_units: u32, at: &mut Position) -> [u32; ACC] {
-    let mut acc = [0u32; ACC];
-    let mut left = k_units;
-    let mut previous = *at;
-    let a_base = me.shared + F::A_OFFSET + me.index / GROUP_TILES * (GROUP_TILES * TILE_A_BYTES);
-    // SAFETY: the warpgroup is here; a stage is used between "full" and "empty".
-    unsafe {
-        loop {
-            mbarrier::wait_parity(me.shared + at.full::<F>(), at.parity);
-            // The weights came through the generic proxy. A fence here is as good as one of each producer.
-            fence::proxy_async_shared();
-            warp::sync_warp(warp::FULL);
-            let a = descriptor(a_base + at.slot * F::A_BYTES);
-            let b = descriptor(me.shared + at.slot * F::B_BYTES);
-            wgmma_ss::unit(&mut acc, a, b);
-            if F::STAGE_UNITS == 2 && left > 1 {
-                let (a_unit, b_unit) = (UNIT_A_BYTES as u64 >> 4, F::UNIT_B_BYTES as u64 >> 4);
-                wgmma_ss::unit(&mut acc, a + a_unit, b + b_unit);
-            }
-            wgmma::commit_group();
-            if F::PENDING == 0 {
-                wgmma::wait_group::<0>();
-                release::<F>(me, *at);
-            } else if left != k_units {
-                wgmma::wait_group::<1>();
-                release::<F>(me, previous);
-            }
-            previous = *at;
-            at.advance(F::STAGES);
-            if left <= F::STAGE_UNITS {
-                break;
-            }
-            left -= F::STAGE_UNITS;
-        }
-        if F::PENDING != 0 {
-            wgmma::wait_group::<0>();
-            release::<F>(me, previous);
-        }
-    }
-    acc
-}
-
-/// Scales, activates and stores: [`CHUNK`] tokens at a time through the warp's own staging area, from which a lane takes
-/// the results of one token.
+/// Scales, activates and stores: [`Form::CHUNK`] tokens at a time through the warp's own staging area, from which a lane
+/// takes the results of one row tile of one token.
 ///
 /// # Safety
 /// As [`warpgroup`].
@@ -209,74 +264,62 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
     output: &O,
     tile: Tile,
     first: u32,
-    alphas: [f32; 2],
     acc: &[u32; ACC],
 ) {
-    let staging = me.shared + F::CHUNK_OFFSET + me.index * (CHUNK * CHUNK_PITCH * 4);
+    let staging = me.shared + F::CHUNK_OFFSET + me.index * F::CHUNK_BYTES;
     let (g, t) = (me.lane / 4, me.lane % 4);
-    let stored = staging + 4 * (2 * t * CHUNK_PITCH + g);
-    let loaded = staging + 4 * me.lane * CHUNK_PITCH;
-    let row_tile = tile.block * ROW_TILES + me.index;
-    let chunks = opaque_u32(tile.rows.div_ceil(CHUNK));
+    let stored = staging + 4 * (2 * t * F::CHUNK_PITCH + g);
+    // The lane's token of a chunk, and which of the warp's row tiles.
+    let (token, half) = (me.lane / F::TILES, me.lane % F::TILES);
+    let loaded = staging + 4 * (token * F::CHUNK_PITCH + 16 * half);
+    let row_tile = tile.block * F::ROW_TILES + me.index * F::TILES + half;
+    // SAFETY: the expert exists.
+    let alphas = unsafe { output.alphas(tile.expert) };
+    let chunks = opaque_u32(tile.rows.div_ceil(F::CHUNK));
+    // One number, not the rows too, in the loop.
     let last = opaque_u32(tile.rows - 1);
-    // Registers of a chunk.
-    const OF_CHUNK: usize = CHUNK as usize / 2;
+    // Registers of an m64 tile, and those of a chunk.
+    let (of_tile, of_chunk) = (ACC / F::TILES as usize, F::CHUNK as usize / 2);
+    const { assert!((ACC / F::TILES as usize).is_multiple_of(F::CHUNK as usize / 2)) };
     let mut chunk = 0;
     while chunk < chunks {
         // SAFETY: the warp is here; the area is its own; the lane's row and row tile exist where it stores.
         unsafe {
             // Which registers is known per arm only; loading and what follows is there once.
             let mut c = 0;
-            while c < ACC.div_ceil(OF_CHUNK) {
+            while c < of_tile / of_chunk {
                 if chunk == c as u32 {
                     let mut i = 0;
-                    while i < OF_CHUNK && OF_CHUNK * c + i < ACC {
-                        // Register i: token 8 * (i / 4) + 2t + (i & 1), row g + 8 * (i >> 1 & 1).
+                    while i < of_chunk {
+                        // Register i of a tile: token 8 * (i / 4) + 2t + (i & 1), row g + 8 * (i >> 1 & 1).
                         let place = stored
-                            + 4 * ((8 * (i as u32 / 4) + (i as u32 & 1)) * CHUNK_PITCH + 8 * (i as u32 >> 1 & 1));
-                        shared::store_u32(place, acc[OF_CHUNK * c + i]);
+                            + 4 * ((8 * (i as u32 / 4) + (i as u32 & 1)) * F::CHUNK_PITCH
+                                + 8 * (i as u32 >> 1 & 1));
+                        shared::store_u32(place, acc[of_chunk * c + i]);
+                        if F::TILES == 2 {
+                            shared::store_u32(place + 4 * 16, acc[of_tile + of_chunk * c + i]);
+                        }
                         i += 1;
                     }
                 }
                 c += 1;
             }
             warp::sync_warp(warp::FULL);
-            let row = chunk * CHUNK + me.lane;
-            // A token past the end takes the last one's place, which is staged.
-            let wanted = row <= last && row_tile < operands.tile_count;
+            let row = chunk * F::CHUNK + token;
+            let scale = f32::from_bits(shared::load_u32(me.notes.scale(row.min(last))));
             let lane = Lane {
-                staged: if row <= last { loaded } else { staging },
-                scale: f32::from_bits(shared::load_u32(me.scales + 4 * row.min(last))),
+                staged: loaded,
+                scale,
                 alphas,
                 row: first + row,
                 row_tile,
                 first_tile: operands.first_tile,
-                wanted,
+                wanted: row <= last && row_tile < operands.tile_count,
             };
             output.store(lane);
             // The area is written again.
             warp::sync_warp(warp::FULL);
         }
         chunk += 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_width_has_code() {
-        fn check<F: Form>(coded: &[(u32, u32)]) {
-            let mut used = vec![];
-            for rows in 1..=F::WIDTH {
-                let width = F::width(rows);
-                assert!(coded.contains(&(width, width / 2)), "{width}");
-                used.push(width);
-            }
-            assert!(coded.iter().all(|(width, _)| used.contains(width)));
-        }
-        check::<Wide>(Wide::CODED);
-        check::<Narrow>(Narrow::CODED);
     }
 }

@@ -1,135 +1,112 @@
-//! Shared memory of a block: the ring of stages, the producers' own rings, scales, the staging area of the epilogue.
+//! Shared memory of a block: the ring of stages, its barriers, the staging area of the epilogue.
 
-use cuda_std::wgmma_ss::ROW_BYTES;
+use cuda_std::wgmma_rs::B_ROW_BYTES;
 
+use super::notes::Notes;
 use crate::fragment::UNIT_BYTES;
 use crate::launch::registers_fit;
 
-/// Bytes of the k unit of one row tile, packed.
+/// Bytes of the k unit of one row tile.
 pub const UNIT: u32 = UNIT_BYTES as u32;
 /// Bytes of a barrier.
 const BARRIER: u32 = cuda_std::mbarrier::BYTES;
-/// Warps that compute: two warpgroups, a row tile each warp.
-pub const CONSUMERS: u32 = 8;
-/// Row tiles of a block's tile.
-pub const ROW_TILES: u32 = CONSUMERS;
-/// Bytes of a row tile's k unit, expanded.
-pub const TILE_A_BYTES: u32 = 16 * ROW_BYTES;
-/// Bytes of a block's k unit of weights, expanded.
-pub const UNIT_A_BYTES: u32 = ROW_TILES * TILE_A_BYTES;
-/// Most tokens whose scales a thread brings.
-pub const MAX_SCALES: usize = 2;
-/// Tokens that a warp stages at a time in the epilogue, one for each lane.
-pub const CHUNK: u32 = 32;
-/// Words from one token to the next in the staging area: a row tile's and a gap with which neither the scalar stores by
-/// fragment nor the 16-byte loads by token meet in a bank.
-pub const CHUNK_PITCH: u32 = 16 + 4;
-/// Bytes of a warp's staging area.
-const CHUNK_BYTES: u32 = CHUNK * CHUNK_PITCH * 4;
-
-/// A form of the kernel: how wide its tiles are, who brings them, and how the shared memory is divided.
+/// A form of the kernel: how wide its tiles are, and how the shared memory is divided.
 pub trait Form {
-    /// Warps that bring tokens and expand weights, 4 or 8.
-    const PRODUCERS: u32;
+    /// Warps of a block, four for each warpgroup. Each brings and computes.
+    const WARPS: u32;
     /// Widest tile in tokens.
     const WIDTH: u32;
+    /// What widths are multiples of.
+    const STEP: u32;
+    /// m64 tiles of a warpgroup, 1 or 2; a warp has as many adjacent row tiles, one of each.
+    const TILES: u32;
     /// k units of a stage, 1 or 2; the last stage of a tile may have fewer.
     const STAGE_UNITS: u32;
     /// Stages of the ring.
     const STAGES: u32;
-    /// Units in a stage of a producer's own ring of packed weights; a multiple of `STAGE_UNITS`.
-    const RAW_UNITS: u32;
-    /// Stages of those rings.
-    const RAW_STAGES: u32;
-    /// Stages whose products may run while the next one is waited for, 0 or 1.
-    const PENDING: u32;
+    /// Stages that are brought ahead of the one in use.
+    const AHEAD: u32;
     /// Most registers of a thread.
     const REGISTERS: u32;
+    /// Blocks on one multiprocessor.
+    const BLOCKS_PER_SM: u32;
 
-    /// The narrowest width that the kernel has for `rows` rows, up to `WIDTH`.
-    fn width(rows: u32) -> u32;
+    /// Threads of a block.
+    const THREADS: u32 = 32 * Self::WARPS;
+    /// Tokens that a warp stages at a time in the epilogue: a lane takes the results of one token and row tile.
+    const CHUNK: u32 = 32 / Self::TILES;
+    /// Words from one token to the next in the staging area: the warp's rows and a gap with which neither the scalar
+    /// stores by fragment nor the 16-byte loads by token meet in a bank.
+    const CHUNK_PITCH: u32 = 16 * Self::TILES + 4;
+    /// Bytes of a warp's staging area.
+    const CHUNK_BYTES: u32 = Self::CHUNK * Self::CHUNK_PITCH * 4;
 
-    /// Threads of a block: the producers are behind the consumers.
-    const THREADS: u32 = 32 * (CONSUMERS + Self::PRODUCERS);
-    /// Row tiles of a producer.
-    const TILES: u32 = ROW_TILES / Self::PRODUCERS;
+    /// Row tiles of a block's tile.
+    const ROW_TILES: u32 = Self::WARPS * Self::TILES;
     /// Bytes of a unit's tokens.
-    const UNIT_B_BYTES: u32 = Self::WIDTH * ROW_BYTES;
+    const UNIT_B_BYTES: u32 = Self::WIDTH * B_ROW_BYTES;
     /// Bytes of a stage's tokens: unit by unit.
     const B_BYTES: u32 = Self::STAGE_UNITS * Self::UNIT_B_BYTES;
-    /// Bytes of a stage's weights: unit by unit.
-    const A_BYTES: u32 = Self::STAGE_UNITS * UNIT_A_BYTES;
-    /// Bytes of a stage of a producer's ring: row tile by row tile.
-    const RAW_BYTES: u32 = Self::TILES * Self::RAW_UNITS * UNIT;
-    /// Buffers of scales: the producers are at most the ring's stages ahead, of which each may be a tile's only one,
-    /// and have looked one tile further.
-    const SCALE_BUFFERS: u32 = Self::STAGES + 2;
-
-    /// Offset of the first stage's weights; the tokens start at 0. Both are aligned for the swizzle.
+    /// Bytes of a stage's weights: row tile by row tile.
+    const A_BYTES: u32 = Self::ROW_TILES * Self::STAGE_UNITS * UNIT;
+    /// Offset of the first stage's weights; the tokens start at 0, aligned for the swizzle.
     const A_OFFSET: u32 = Self::STAGES * Self::B_BYTES;
-    /// Offset of the producers' rings.
-    const RAW_OFFSET: u32 = Self::A_OFFSET + Self::STAGES * Self::A_BYTES;
-    /// Offset of the staging areas, one for each consumer.
-    const CHUNK_OFFSET: u32 = Self::RAW_OFFSET + Self::PRODUCERS * Self::RAW_STAGES * Self::RAW_BYTES;
-    /// Offset of the buffers of token scales.
-    const SCALES_OFFSET: u32 = Self::CHUNK_OFFSET + CONSUMERS * CHUNK_BYTES;
-    /// Offset of the barriers "stage is full": an arrival of every producer, and the bytes of the tokens.
-    const FULL_OFFSET: u32 = Self::SCALES_OFFSET + Self::SCALE_BUFFERS * Self::WIDTH * 4;
-    /// Offset of the barriers "stage is empty": an arrival of every consumer.
+    /// Offset of the staging areas, one per warp.
+    const CHUNK_OFFSET: u32 = Self::A_OFFSET + Self::STAGES * Self::A_BYTES;
+    /// Offset of the notes, one per warp.
+    const NOTES_OFFSET: u32 = Self::CHUNK_OFFSET + Self::WARPS * Self::CHUNK_BYTES;
+    /// Bytes of a warp's notes.
+    const NOTES_BYTES: u32 = Notes::bytes(Self::WIDTH);
+    /// Offset of the barriers "stage is full": an arrival of every warp, and the bytes of the weights.
+    const FULL_OFFSET: u32 = Self::NOTES_OFFSET + Self::WARPS * Self::NOTES_BYTES;
+    /// Offset of the barriers "stage is empty": an arrival of every warp.
     const EMPTY_OFFSET: u32 = Self::FULL_OFFSET + Self::STAGES * BARRIER;
-    /// Offset of the barriers of the producers' rings: the bytes of a stage.
-    const RAW_FULL_OFFSET: u32 = Self::EMPTY_OFFSET + Self::STAGES * BARRIER;
     /// Dynamic shared memory of a block.
-    const SHARED_BYTES: u32 = Self::RAW_FULL_OFFSET + Self::PRODUCERS * Self::RAW_STAGES * BARRIER;
+    const SHARED_BYTES: u32 = Self::EMPTY_OFFSET + Self::STAGES * BARRIER;
 
     /// Fails compilation if the numbers do not fit together.
     const FITS: () = {
         assert!(Self::UNIT_B_BYTES.is_multiple_of(1024), "the swizzle's pattern starts at multiples of 1024");
-        assert!(Self::RAW_BYTES.is_multiple_of(16) && Self::FULL_OFFSET.is_multiple_of(8));
-        assert!(Self::RAW_UNITS.is_multiple_of(Self::STAGE_UNITS) && matches!(Self::STAGE_UNITS, 1 | 2));
-        // A stage is announced when the slot of the next one is free, and given back up to a turn after its use.
-        assert!(Self::PENDING <= 1 && Self::STAGES >= 3 + Self::PENDING);
-        assert!(Self::SHARED_BYTES <= 232_448, "227 KiB");
-        assert!(registers_fit(1, CONSUMERS + Self::PRODUCERS, Self::REGISTERS));
+        assert!(Self::A_BYTES.is_multiple_of(16) && Self::CHUNK_BYTES.is_multiple_of(16));
+        assert!(Self::NOTES_BYTES.is_multiple_of(16));
+        assert!(Self::WARPS.is_multiple_of(4));
+        assert!(matches!((Self::TILES, Self::STAGE_UNITS), (1 | 2, 1 | 2)));
+        assert!(Self::AHEAD < Self::STAGES);
+        // 227 KiB for one block of an SM; all blocks share 228, each with 1 KiB of its own.
+        assert!(Self::SHARED_BYTES <= 232_448);
+        assert!(Self::BLOCKS_PER_SM * (Self::SHARED_BYTES + 1024) <= 228 * 1024);
+        assert!(registers_fit(Self::BLOCKS_PER_SM, Self::WARPS, Self::REGISTERS));
     };
 }
 
-/// Up to 224 tokens: the products are what takes time.
+/// One block per SM of three warpgroups with an m64 tile each: up to 224 tokens by 192 weight rows.
 pub struct Wide;
 
 impl Form for Wide {
-    const PRODUCERS: u32 = 4;
+    const WARPS: u32 = 12;
     const WIDTH: u32 = 224;
+    const STEP: u32 = 16;
+    const TILES: u32 = 1;
     const STAGE_UNITS: u32 = 1;
-    const STAGES: u32 = 4;
-    const RAW_UNITS: u32 = 2;
-    const RAW_STAGES: u32 = 2;
-    const PENDING: u32 = 1;
+    const STAGES: u32 = 5;
+    const AHEAD: u32 = 3;
     const REGISTERS: u32 = 168;
-
-    #[inline(always)]
-    fn width(rows: u32) -> u32 {
-        if rows <= 128 { rows.next_multiple_of(32) } else { rows.next_multiple_of(16) }
-    }
+    const BLOCKS_PER_SM: u32 = 1;
 }
 
-/// Up to 64 tokens: the weights are what takes time.
+/// For few tokens: two blocks per SM, up to 32 tokens by 256 weight rows, a step of a pair of tiles at a time.
 pub struct Narrow;
 
 impl Form for Narrow {
-    const PRODUCERS: u32 = 8;
-    const WIDTH: u32 = 64;
+    const WARPS: u32 = 8;
+    const WIDTH: u32 = 32;
+    const STEP: u32 = 16;
+    const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
-    const RAW_UNITS: u32 = 4;
-    const RAW_STAGES: u32 = 3;
-    const PENDING: u32 = 0;
+    const AHEAD: u32 = 2;
     const REGISTERS: u32 = 128;
-
-    #[inline(always)]
-    fn width(rows: u32) -> u32 {
-        rows.next_multiple_of(16)
-    }
+    const BLOCKS_PER_SM: u32 = 2;
 }
 
 /// Position in the ring: the slot of the next stage and the parity of its use.
@@ -145,13 +122,34 @@ impl Position {
     /// The first stage.
     pub const START: Position = Position { slot: 0, parity: 0 };
 
-    /// To the next stage of a ring of `stages`.
+    /// To the next stage.
     #[inline(always)]
-    pub fn advance(&mut self, stages: u32) {
+    pub fn advance<F: Form>(&mut self) {
         self.slot += 1;
-        if self.slot == stages {
+        if self.slot == F::STAGES {
             self.slot = 0;
             self.parity ^= 1;
+        }
+    }
+
+    /// The stage `count` stages on, `count` up to the number of stages.
+    #[inline(always)]
+    pub fn ahead<F: Form>(&self, count: u32) -> Self {
+        let slot = self.slot + count;
+        if slot >= F::STAGES {
+            Self { slot: slot - F::STAGES, parity: self.parity ^ 1 }
+        } else {
+            Self { slot, parity: self.parity }
+        }
+    }
+
+    /// The stage before.
+    #[inline(always)]
+    pub fn behind<F: Form>(&self) -> Self {
+        if self.slot == 0 {
+            Self { slot: F::STAGES - 1, parity: self.parity ^ 1 }
+        } else {
+            Self { slot: self.slot - 1, parity: self.parity }
         }
     }
 
@@ -177,36 +175,30 @@ mod tests {
         let mut at = Position::START;
         for n in 0..3 * Wide::STAGES {
             assert_eq!(at, Position { slot: n % Wide::STAGES, parity: n / Wide::STAGES % 2 });
-            at.advance(Wide::STAGES);
+            at.advance::<Wide>();
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
-    }
-
-    #[test]
-    fn widths_hold_the_rows() {
-        fn check<F: Form>(most: u32) {
-            for rows in 1..=F::WIDTH {
-                let width = F::width(rows);
-                assert!(rows <= width && width <= F::WIDTH && width - rows < most);
-            }
-        }
-        check::<Wide>(32);
-        check::<Narrow>(16);
+        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_800, 100_784));
     }
 
     #[test]
     fn staging_does_not_conflict() {
-        let banks = |address: &dyn Fn(u32) -> u32, lanes: u32, words: u32| {
-            let mut seen = 0u64;
-            for lane in 0..lanes {
-                for word in 0..words {
-                    seen |= 1 << ((address(lane) + word) % 32);
+        fn check<F: Form>() {
+            let (tiles, pitch) = (F::TILES, F::CHUNK_PITCH);
+            let banks = |address: &dyn Fn(u32) -> u32, lanes: u32, words: u32| {
+                let mut seen = 0u64;
+                for lane in 0..lanes {
+                    for word in 0..words {
+                        seen |= 1 << ((address(lane) + word) % 32);
+                    }
                 }
-            }
-            seen.count_ones()
-        };
-        // Stores: lane (g, t) at token 2t, row g. Loads: eight lanes of a phase, 16 bytes of a token.
-        assert_eq!(banks(&|l| 2 * (l % 4) * CHUNK_PITCH + l / 4, 32, 1), 32);
-        assert_eq!(banks(&|l| l * CHUNK_PITCH, 8, 4), 32);
+                seen.count_ones()
+            };
+            // Stores: lane (g, t) at token 2t, row g. Loads: eight lanes of a phase, 16 bytes of a token's row tile.
+            assert_eq!(banks(&|l| 2 * (l % 4) * pitch + l / 4, 32, 1), 32);
+            assert_eq!(banks(&|l| l / tiles * pitch + l % tiles * 16, 8, 4), 32);
+        }
+        check::<Wide>();
+        check::<Narrow>();
     }
 }

@@ -1,0 +1,115 @@
+//! What a warp needs once in a tile, kept in shared memory: registers are what the loop is short of.
+
+use cuda_std::convergence::opaque_u32;
+use cuda_std::prelude::*;
+
+use super::Operands;
+use super::layout::Form;
+use super::tiles::{Tile, Walk};
+
+/// Bytes of a [`Walk`].
+const WALK_BYTES: u32 = 16;
+/// Bytes of a [`Tile`].
+const TILE_BYTES: u32 = 16;
+
+/// Whose walk: a warp brings stages of tiles that it computes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// What is brought.
+    Loader = 0,
+    /// What is computed.
+    Consumer = 1,
+}
+
+/// A warp's notes: the walks of [`Who`], the tile that is computed, then the scales of the
+/// tokens of the tile that is computed.
+#[derive(Clone, Copy)]
+pub struct Notes {
+    /// Shared address, 16-byte aligned.
+    pub address: u32,
+}
+
+impl Notes {
+    /// Bytes for tiles of `width` tokens.
+    pub const fn bytes(width: u32) -> u32 {
+        2 * WALK_BYTES + TILE_BYTES + 4 * width
+    }
+
+    /// Address of the scale of token `token` of the tile, f32.
+    #[inline(always)]
+    pub const fn scale(self, token: u32) -> u32 {
+        self.address + 2 * WALK_BYTES + TILE_BYTES + 4 * token
+    }
+
+    /// All lanes write the same.
+    #[inline(always)]
+    unsafe fn write(self, who: Who, walk: Walk) {
+        // SAFETY: the warp's own notes; between two barriers nobody reads them.
+        unsafe {
+            warp::sync_warp(warp::FULL);
+            shared::store_v2(self.address + WALK_BYTES * who as u32, [walk.tile, walk.expert]);
+            shared::store_u32(self.address + WALK_BYTES * who as u32 + 8, walk.base);
+            warp::sync_warp(warp::FULL);
+        }
+    }
+
+    /// Starts the walk at the block's first tile.
+    ///
+    /// # Safety
+    /// The whole warp, whose notes these are.
+    #[inline(always)]
+    pub unsafe fn start(self, who: Who) {
+        // SAFETY: the caller's duty.
+        unsafe { self.write(who, Walk::new(thread::block_idx_x(), thread::grid_dim_x())) }
+    }
+
+    /// The next tile, or [`Tile::NONE`]; `blocks` of row tiles in each expert.
+    ///
+    /// # Safety
+    /// The whole warp, whose notes these are; the walk has started; `counts` has an element per expert.
+    #[inline(always)]
+    pub unsafe fn next<F: Form>(self, who: Who, operands: &Operands, blocks: u32) -> Tile {
+        // SAFETY: the caller's duty.
+        unsafe {
+            let at = self.address + WALK_BYTES * who as u32;
+            let [tile, expert] = shared::load_v2(at);
+            let mut walk =
+                Walk { tile, stride: thread::grid_dim_x(), expert, base: shared::load_u32(at + 8) };
+            let (experts, blocks) = (opaque_u32(operands.experts), opaque_u32(blocks));
+            let next = walk.next(experts, blocks, F::WIDTH, |e| *operands.counts.add(e as usize));
+            self.write(who, walk);
+            next
+        }
+    }
+
+    /// Notes the tile that is computed.
+    ///
+    /// # Safety
+    /// The whole warp, whose notes these are; the same tile in all lanes.
+    #[inline(always)]
+    pub unsafe fn set_tile(self, tile: Tile) {
+        // SAFETY: the warp's own notes; between two barriers nobody reads them.
+        unsafe {
+            warp::sync_warp(warp::FULL);
+            // Word by word: ptxas spills what it gathers for a vector here.
+            let at = self.address + 2 * WALK_BYTES;
+            shared::store_u32(at, tile.expert);
+            shared::store_u32(at + 4, tile.block);
+            shared::store_u32(at + 8, tile.first);
+            shared::store_u32(at + 12, tile.rows);
+            warp::sync_warp(warp::FULL);
+        }
+    }
+
+    /// The tile that is computed.
+    ///
+    /// # Safety
+    /// The tile is noted.
+    #[inline(always)]
+    pub unsafe fn tile(self) -> Tile {
+        // SAFETY: the caller's duty.
+        let [expert, block, first, rows] =
+            unsafe { shared::load_v4(opaque_u32(self.address) + 2 * WALK_BYTES) };
+        Tile { expert, block, first, rows }
+    }
+}
