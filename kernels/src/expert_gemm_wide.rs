@@ -52,7 +52,7 @@ use cuda_std::{fence, grid, mbarrier};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
-pub mod grouped;
+pub mod single;
 pub mod layout;
 pub mod loader;
 pub mod notes;
@@ -60,7 +60,7 @@ pub mod output;
 pub mod stepped;
 pub mod tiles;
 
-use layout::{Form, Narrow, Wide};
+use layout::{Broad, Form, Narrow, Wide};
 use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 
 /// What is multiplied; see [`ARGS_SWIGLU_BF16`] for shapes.
@@ -100,12 +100,6 @@ impl Operands {
         // SAFETY: the caller's duty.
         if self.row_token.is_null() { row } else { unsafe { *self.row_token.add(row as usize) } }
     }
-}
-
-/// Width of the tile for `rows` rows: the narrowest that the form has.
-#[inline(always)]
-pub const fn width_of<F: Form>(rows: u32) -> u32 {
-    rows.next_multiple_of(F::STEP)
 }
 
 macro_rules! args {
@@ -294,6 +288,18 @@ entry! {
     expert_gemm_wide_plain_f32, Wide, WIDE_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
 }
 entry! {
+    /// Gate and up with SwiGLU, bf16 out, most tokens.
+    expert_gemm_broad_swiglu_bf16, Broad, BROAD_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
+}
+entry! {
+    /// Gate and up with SwiGLU, f32 out, most tokens.
+    expert_gemm_broad_swiglu_f32, Broad, BROAD_SWIGLU_F32, ARGS_SWIGLU_F32, f32, swiglu_f32, [alpha_up] [limit]
+}
+entry! {
+    /// Scaled sums in f32, most tokens.
+    expert_gemm_broad_plain_f32, Broad, BROAD_PLAIN_F32, ARGS_PLAIN_F32, f32, plain_f32, [] []
+}
+entry! {
     /// Gate and up with SwiGLU, bf16 out, few tokens.
     expert_gemm_narrow_swiglu_bf16, Narrow, NARROW_SWIGLU_BF16, ARGS_SWIGLU_BF16, u16, swiglu_bf16, [alpha_up] [limit]
 }
@@ -307,7 +313,10 @@ entry! {
 }
 
 /// Every entry of this file.
-pub const LAUNCHES: [Launch; 6] = [
+pub const LAUNCHES: [Launch; 9] = [
+    BROAD_SWIGLU_BF16,
+    BROAD_SWIGLU_F32,
+    BROAD_PLAIN_F32,
     WIDE_SWIGLU_BF16,
     WIDE_SWIGLU_F32,
     WIDE_PLAIN_F32,

@@ -145,7 +145,7 @@ fn forms_that_are_not_there_are_refused() {
     let (blackwell, hopper) = (device(Arch::Sm100a), device(Arch::Sm90a));
     let spec = Spec::new(192, 80, 6, 2);
     let bound = options(ActScaleL2::Bound);
-    for form in [Form::Small, Form::Medium, Form::Narrow, Form::Wide] {
+    for form in [Form::Small, Form::Medium, Form::Narrow, Form::Wide, Form::Broad] {
         refused(record(&blackwell, &spec, &bound, 9, (Part::All, Some(form))), "choose `Single` or `Pair`");
     }
     for form in [Form::Single, Form::Pair] {

@@ -48,7 +48,6 @@ pub mod tcgen05;
 pub mod thread;
 pub mod warp;
 pub mod wgmma;
-pub mod wgmma_groups;
 pub mod wgmma_rs;
 pub mod wgmma_ss;
 

@@ -100,6 +100,53 @@ pub unsafe fn rs_pair_step<const N: usize>(acc: &mut [u32; N], a: [u32; 4], b: [
     }
 }
 
+#[cfg(target_arch = "nvptx64")]
+macro_rules! rs_two {
+    ($n:literal, $acc:ident, $a:ident, $descriptor:ident, [$i0:literal $($i:literal)*]) => {
+        core::arch::asm!(
+            "wgmma.fence.sync.aligned;",
+            rs_two!(@step $n, "p", "d0", $i0 $($i)*),
+            rs_two!(@step $n, "q", "d1", $i0 $($i)*),
+            "wgmma.commit_group.sync.aligned;",
+            inout(reg32) $acc[$i0], $(inout(reg32) $acc[$i],)*
+            p0 = in(reg32) $a[0][0], p1 = in(reg32) $a[0][1], p2 = in(reg32) $a[0][2], p3 = in(reg32) $a[0][3],
+            q0 = in(reg32) $a[1][0], q1 = in(reg32) $a[1][1], q2 = in(reg32) $a[1][2], q3 = in(reg32) $a[1][3],
+            d0 = in(reg64) $descriptor, d1 = in(reg64) $descriptor + DESCRIPTOR_K16,
+            options(nostack))
+    };
+    (@step $n:literal, $a:literal, $d:literal, $i0:literal $($i:literal)*) => {
+        concat!("wgmma.mma_async.sync.aligned.m64n", $n, "k16.f32.f16.f16 {{{", $i0, "}", $(", {", $i, "}",)* "}}, {{{",
+            $a, "0}, {", $a, "1}, {", $a, "2}, {", $a, "3}}}, {", $d, "}, 1, 1, 1, 0;")
+    };
+}
+
+/// Two k16 steps of an m64nNk16 tile in ascending order as one group, as [`rs_pair_step`] of one tile: N is twice `ACC`, `a` are
+/// the A fragments of the steps, `descriptor` is the first one's.
+///
+/// # Safety
+/// As [`rs_pair_step`].
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn rs_two_steps<const ACC: usize>(acc: &mut [u32; ACC], a: [[u32; 4]; 2], descriptor: u64) {
+    const { assert!(matches!(2 * ACC, 64 | 128 | 192 | 208 | 224)) };
+    // SAFETY: the caller's duty is the instructions'.
+    unsafe {
+        match 2 * ACC {
+            64 => rs_two!("64", acc, a, descriptor,
+            [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31]),
+            128 => rs_two!("128", acc, a, descriptor,
+            [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63]),
+            192 => rs_two!("192", acc, a, descriptor,
+            [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95]),
+            208 => rs_two!("208", acc, a, descriptor,
+            [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95 96 97 98 99 100 101 102 103]),
+            224 => rs_two!("224", acc, a, descriptor,
+            [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95 96 97 98 99 100 101 102 103 104 105 106 107 108 109 110 111]),
+            _ => core::hint::unreachable_unchecked(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

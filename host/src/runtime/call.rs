@@ -358,6 +358,7 @@ impl Call<'_> {
             block_scales: x.block_scales,
             scale: x.scale,
             index: if per_row { DevicePtr::NULL } else { self.region(self.layout.row_token) },
+            lines: self.region(self.layout.lines),
         };
         let (to, stride, epilogue) = if !self.quantised() {
             (self.layout.h, shape.l2().k(), Epilogue::SwigluBf16)
@@ -493,8 +494,13 @@ impl Call<'_> {
         let (routed, folded) = self.parts();
         let y = self.region(self.layout.y);
         let h = self.h();
-        let operand =
-            Operand { rows: h.b, block_scales: h.block_scales, scale: h.scale, index: DevicePtr::NULL };
+        let operand = Operand {
+            rows: h.b,
+            block_scales: h.block_scales,
+            scale: h.scale,
+            index: DevicePtr::NULL,
+            lines: self.region(self.layout.lines),
+        };
         let tile_rows = shape.operands.tile_rows();
         let at =
             |to: DevicePtr, bytes: usize| if to == DevicePtr::NULL { to } else { to.byte_add(bytes as u64) };

@@ -1,9 +1,12 @@
 //! The grouped GEMMs' launches, and which form is taken.
 
+use std::ops::RangeInclusive;
+
 use kernels::expert_gemm_medium as medium;
 use kernels::expert_gemm_mma::{FOLD_ALPHA, ROUTING_SETTLED};
 use kernels::expert_gemm_small as small;
 use kernels::expert_gemm_wide::{self as wide, layout};
+use kernels::gather_lines;
 use kernels::launch::{Arch, Dims, Launch};
 
 use super::plan::Form;
@@ -16,7 +19,9 @@ const SMALL_ROWS: usize = 6;
 /// See [`SMALL_ROWS`].
 const MEDIUM_ROWS: usize = 13;
 /// See [`SMALL_ROWS`].
-const NARROW_ROWS: usize = 26;
+const NARROW_ROWS: usize = 32;
+/// See [`SMALL_ROWS`]: one tile where [`Form::Wide`] needs two.
+const BROAD_ROWS: RangeInclusive<usize> = 129..=224;
 
 // One address each.
 static MEDIUM_SWIGLU_BF16: Launch = medium::SWIGLU_BF16;
@@ -25,6 +30,7 @@ static MEDIUM_PLAIN_F32: Launch = medium::PLAIN_F32;
 static SMALL_SWIGLU_BF16: Launch = small::SWIGLU_BF16;
 static SMALL_SWIGLU_F32: Launch = small::SWIGLU_F32;
 static SMALL_PLAIN_F32: Launch = small::PLAIN_F32;
+static GATHER: Launch = gather_lines::LAUNCH;
 
 /// Activations in front of a GEMM.
 #[derive(Clone, Copy)]
@@ -37,6 +43,8 @@ pub(super) struct Operand {
     pub scale: DevicePtr,
     /// Row of each expert row; null for the row itself. Of f16 only.
     pub index: DevicePtr,
+    /// Memory for the expert rows as the forms by wgmma take them ([`kernels::lines`]); null where there are none.
+    pub lines: DevicePtr,
 }
 
 /// What a GEMM that quantises its results needs beside the place of their codes.
@@ -124,12 +132,22 @@ impl Gemm {
         if epilogue == Epilogue::Plain && [&SMALL_PLAIN_F32, &MEDIUM_PLAIN_F32].contains(&launch) {
             flags |= ROUTING_SETTLED;
         }
+        let rows = if wide::LAUNCHES.contains(launch) {
+            // Later chunks of features find the lines that the first one's have left.
+            if self.output.first_tile == 0 {
+                // SAFETY: the caller's.
+                unsafe { self.gather(queue)? };
+            }
+            self.operand.lines
+        } else {
+            self.operand.rows
+        };
         let mut args = Args::new(launch).input("weights", self.weights).input("alpha", self.alpha);
         if epilogue != Epilogue::Plain {
             args = args.input("alpha_up", self.alpha_up);
         }
         args = args
-            .input("b", self.operand.rows)
+            .input("b", rows)
             .input("b_scale", self.operand.scale)
             .input("row_token", self.operand.index)
             .input("offsets", self.offsets)
@@ -150,6 +168,23 @@ impl Gemm {
         unsafe { queue.launch(dims, args, true) }
     }
 
+    /// The expert rows as the forms by wgmma take them.
+    ///
+    /// # Safety
+    /// As [`Gemm::enqueue`].
+    unsafe fn gather(&self, queue: &dyn Queue) -> Result<()> {
+        let args = Args::new(&GATHER)
+            .input("b", self.operand.rows)
+            .input("row_token", self.operand.index)
+            .input("offsets", self.offsets)
+            .input("counts", self.counts)
+            .output("out", self.operand.lines)
+            .u32("experts", self.groups as u32)
+            .u32("k_units", self.packed.k_units as u32);
+        // SAFETY: the caller's. The kernel waits for the one in front of it by itself.
+        unsafe { queue.launch(gather_lines::dims(queue.multiprocessors()), args, true) }
+    }
+
     /// The kernel and its dimensions: the form asked for, or by the rows that a group can be expected to have.
     fn choose(&self, queue: &dyn Queue, epilogue: Epilogue) -> Result<(&'static Launch, Dims)> {
         let sms = queue.multiprocessors();
@@ -159,6 +194,7 @@ impl Gemm {
             rows if rows <= SMALL_ROWS && small.is_some() => Form::Small,
             rows if rows <= MEDIUM_ROWS || !wgmma => Form::Medium,
             rows if rows <= NARROW_ROWS => Form::Narrow,
+            rows if BROAD_ROWS.contains(&rows) => Form::Broad,
             _ => Form::Wide,
         });
         let launch = match (form, small) {
@@ -169,6 +205,9 @@ impl Gemm {
             }
             (Form::Wide, _) if wgmma => {
                 epilogue.wide().map(|launch| (launch, wide::dims::<layout::Wide>(sms)))
+            }
+            (Form::Broad, _) if wgmma => {
+                epilogue.broad().map(|launch| (launch, wide::dims::<layout::Broad>(sms)))
             }
             _ => None,
         };
@@ -204,6 +243,15 @@ impl Epilogue {
             Epilogue::SwigluBf16 => Some(&wide::NARROW_SWIGLU_BF16),
             Epilogue::SwigluF32 => Some(&wide::NARROW_SWIGLU_F32),
             Epilogue::Plain => Some(&wide::NARROW_PLAIN_F32),
+            Epilogue::SwigluNvfp4(_) => None,
+        }
+    }
+
+    fn broad(self) -> Option<&'static Launch> {
+        match self {
+            Epilogue::SwigluBf16 => Some(&wide::BROAD_SWIGLU_BF16),
+            Epilogue::SwigluF32 => Some(&wide::BROAD_SWIGLU_F32),
+            Epilogue::Plain => Some(&wide::BROAD_PLAIN_F32),
             Epilogue::SwigluNvfp4(_) => None,
         }
     }

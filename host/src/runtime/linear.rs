@@ -93,6 +93,7 @@ pub struct LinearWorkspace {
     x_block_scales: Region,
     x_scale: Region,
     /// f32 `[max_tokens, chunk_columns]`: products.
+    lines: Region,
     y: Region,
 }
 
@@ -128,6 +129,8 @@ pub struct LinearPlan {
     image: Image,
     /// Constant scales of the groups, where the mode has them.
     constants: Vec<f32>,
+    /// Whether the device has forms of the GEMM by wgmma.
+    wgmma: bool,
     base: DevicePtr,
 }
 
@@ -145,7 +148,8 @@ impl LinearPlan {
         let scales = regions.add("constant row scales", constants.len(), 4)?;
         let numbers = regions.add("token counts", NUMBERS, 4)?;
         let image = Image { regions, weights, scales, numbers };
-        Ok(Self { shape, mode, image, constants, base: DevicePtr::NULL })
+        let wgmma = arch == Arch::Sm90a;
+        Ok(Self { shape, mode, image, constants, wgmma, base: DevicePtr::NULL })
     }
 
     /// Bytes of the weights on the device.
@@ -181,6 +185,7 @@ impl LinearPlan {
             x: regions.add("operand", rows, packed.row_bytes())?,
             x_block_scales: regions.add("block scales", rows, packed.row_scale_bytes())?,
             x_scale: regions.add("row scales", rows, 4)?,
+            lines: regions.add("token lines", if self.wgmma { rows } else { 0 }, packed.row_bytes())?,
             y: regions.add("products", max_tokens, 4 * chunk_columns)?,
             regions,
         })
@@ -401,8 +406,13 @@ impl Call<'_> {
                 }
             }
         }
-        let operand =
-            Operand { rows: to.b, block_scales: to.block_scales, scale: to.scale, index: DevicePtr::NULL };
+        let operand = Operand {
+            rows: to.b,
+            block_scales: to.block_scales,
+            scale: to.scale,
+            index: DevicePtr::NULL,
+            lines: self.region(self.layout.lines),
+        };
         let tile_rows = shape.operands.tile_rows();
         let (out, out_f32) = (self.output(self.io.output, 2, g), self.output(self.io.output_f32, 4, g));
         if out == DevicePtr::NULL {

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// A form of the grouped GEMMs. All that a layer has give the same bits; one that it has not is an error.
 ///
 /// Without a wish the planner goes by the mean number of rows per group of a call with its most tokens: on sm_90a
-/// [`Small`](Self::Small), [`Medium`](Self::Medium), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide) in that order; on sm_100a the
+/// [`Small`](Self::Small), [`Medium`](Self::Medium), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide) in that order, with [`Broad`](Self::Broad) where it saves a tile; on sm_100a the
 /// first two, but for NVFP4 activations, which have forms of their own: [`Single`](Self::Single) and, above 64 rows, [`Pair`](Self::Pair).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -35,6 +35,8 @@ pub enum Form {
     Narrow,
     /// Up to 128 tokens at a time: prefill (sm_90a).
     Wide,
+    /// Up to 224 tokens at a time, half as many weights (sm_90a).
+    Broad,
     /// A block for a tile of up to 192 tokens (NVFP4 activations on sm_100a).
     Single,
     /// A pair of blocks for it (the same).

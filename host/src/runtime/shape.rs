@@ -180,6 +180,8 @@ pub struct LayerShape {
     pub shared: SharedKind,
     /// Those of the routed experts, and of a folded shared one.
     pub operands: Operands,
+    /// Whether the device has forms of the GEMMs by wgmma.
+    pub wgmma: bool,
     /// Whether the layer routes by itself.
     pub router: bool,
     /// Clamp of SwiGLU; infinity without one.
@@ -219,6 +221,7 @@ impl LayerShape {
             top_k: config.top_k,
             shared,
             operands,
+            wgmma: arch == Arch::Sm90a,
             router: layer.router.is_some(),
             limit: config.limit(),
         };
@@ -316,6 +319,7 @@ mod tests {
             top_k,
             shared,
             operands: Operands::Blocks,
+            wgmma: false,
             router: false,
             limit: 10.0,
         }

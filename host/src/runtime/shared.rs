@@ -192,6 +192,8 @@ pub struct SharedWorkspace {
     pub h_scale: Region,
     /// u32 `[4]`: maxima of the L2 rows.
     pub maxima: Region,
+    /// f16 `[tokens, k]`: rows of L1, then of L2, as the forms by wgmma take them; empty where there are none.
+    pub lines: Region,
     /// f32 `[tokens, H]`: the result.
     pub y: Region,
 }
@@ -221,6 +223,7 @@ impl SharedWorkspace {
             h_f32: regions.add("shared SwiGLU results", h_f32 * intermediate, 4)?,
             h_scale: regions.add("shared L2 row scales", rows, 4)?,
             maxima: regions.add("shared maxima", 4, 4)?,
+            lines: regions.add("shared token lines", if shape.wgmma { tokens } else { 0 }, l1.row_bytes().max(l2.row_bytes()))?,
             y: regions.add("shared results", tokens * shape.hidden, 4)?,
         })
     }
@@ -298,12 +301,14 @@ impl SharedCall<'_> {
             block_scales: self.region(self.work.x_block_scales),
             scale: self.region(self.work.x_scale),
             index: DevicePtr::NULL,
+            lines: self.region(self.work.lines),
         };
         let routed = Operand {
             rows: self.region(call.layout.x),
             block_scales: DevicePtr::NULL,
             scale: self.region(call.layout.x_scale),
             index: DevicePtr::NULL,
+            lines: self.region(self.work.lines),
         };
         // The routed experts' rows are of tokens, unless their scale is the expert's or they lie in blocks; quantised rows
         // are only for quantised products.
@@ -453,7 +458,8 @@ impl SharedCall<'_> {
                         tiles: l2.row_tiles,
                     };
                     let block_scales = self.region(self.work.h_block_scales);
-                    let operand = Operand { rows: h, block_scales, scale, index: DevicePtr::NULL };
+                    let lines = self.region(self.work.lines);
+                    let operand = Operand { rows: h, block_scales, scale, index: DevicePtr::NULL, lines };
                     self.gemm(weights, l2, operand, output, quantised).enqueue(call.queue, Epilogue::Plain)
                 }
             }

@@ -5,6 +5,7 @@ use kernels::slots;
 use super::mega::MegaWorkspace;
 use super::shape::{LayerOptions, LayerShape, Operands};
 use super::shared::SharedWorkspace;
+use super::regions::ALIGN;
 use super::{Region, Regions};
 use crate::Result;
 use crate::io::Stats;
@@ -79,7 +80,10 @@ pub struct WorkspaceLayout {
     pub h_f32: Region,
     /// f32 `[rows]`.
     pub h_scale: Region,
-    /// f32 `[rows, chunk_columns]`: slot results.
+    /// f16 `[rows, k]`: rows of L1, then of L2, as the forms by wgmma take them ([`kernels::lines`]); empty where there are none.
+    /// Shares its memory with the logits before, and with the slot results behind the lines of L2.
+    pub lines: Region,
+    /// f32 `[rows, chunk_columns]`: slot results. They share their memory with the lines of L1.
     pub y: Region,
     /// f32 `[4]`: maxima and scales of a whole call.
     pub tensor_scales: Region,
@@ -107,6 +111,15 @@ impl WorkspaceLayout {
         let chunk_columns = chunk_columns(shape.hidden, rows);
         // First, so that every layer finds them in the same place.
         let stats = regions.add("counters", STATS, 4)?;
+        let (by_turns, [logits, lines, y]) = ByTurns {
+            logits: when(shape.router, max_tokens * shape.experts).saturating_mul(4),
+            l1_lines: when(shape.wgmma, rows).saturating_mul(l1.row_bytes()),
+            l2_lines: when(shape.wgmma, rows).saturating_mul(l2.row_bytes()),
+            y: rows.saturating_mul(4 * chunk_columns),
+        }
+        .layout();
+        let by_turns = regions.add("logits, token lines, slot results", by_turns, 1)?;
+        let inside = |part: Region| Region { offset: by_turns.offset + part.offset, ..part };
         Ok(Self {
             max_tokens,
             chunk_columns,
@@ -117,7 +130,7 @@ impl WorkspaceLayout {
             offsets: regions.add("expert offsets", groups + 1, 4)?,
             row_token: regions.add("token of row", rows, 4)?,
             slot_row: regions.add("row of slot", slots, 4)?,
-            logits: regions.add("logits", when(shape.router, max_tokens * shape.experts), 4)?,
+            logits: inside(logits),
             topk_ids: regions.add("expert ids", slots, 4)?,
             topk_weights: regions.add("routing weights", when(shape.router, slots), 4)?,
             x: regions.add("L1 operand", x_rows, l1.row_bytes())?,
@@ -128,7 +141,8 @@ impl WorkspaceLayout {
             h_block_scales: regions.add("L2 block scales", rows, l2.row_scale_bytes())?,
             h_f32: regions.add("SwiGLU results", when(h_f32, rows * shape.intermediate), 4)?,
             h_scale: regions.add("L2 row scales", rows, 4)?,
-            y: regions.add("slot results", rows * chunk_columns, 4)?,
+            lines: inside(lines),
+            y: inside(y),
             tensor_scales: regions.add("tensor scales", when(tensor, 4), 4)?,
             shared: SharedWorkspace::new(shape, options, max_tokens, &mut regions)?,
             mega: MegaWorkspace::new(shape, options, max_tokens, chunk_columns, &mut regions)?,
@@ -144,6 +158,25 @@ impl WorkspaceLayout {
     /// Every part with its name.
     pub fn regions(&self) -> &Regions {
         &self.regions
+    }
+}
+
+/// Bytes of what is alive one after the other: logits until the routing is made, lines of L1 until L1 is done, then lines of
+/// L2 beside slot results.
+struct ByTurns {
+    logits: usize,
+    l1_lines: usize,
+    l2_lines: usize,
+    y: usize,
+}
+
+impl ByTurns {
+    /// All of it, and where logits, lines and slot results lie.
+    fn layout(&self) -> (usize, [Region; 3]) {
+        let behind = self.l2_lines.saturating_add(ALIGN - 1) / ALIGN * ALIGN;
+        let bytes = self.logits.max(self.l1_lines).max(behind.saturating_add(self.y));
+        let lines = Region { offset: 0, bytes: self.l1_lines.max(self.l2_lines) };
+        (bytes, [Region { offset: 0, bytes: self.logits }, lines, Region { offset: behind, bytes: self.y }])
     }
 }
 
@@ -189,6 +222,7 @@ mod tests {
             top_k: 6,
             shared: SharedKind::None,
             operands: Operands::Fragments,
+            wgmma: true,
             router: true,
             limit: 10.0,
         }

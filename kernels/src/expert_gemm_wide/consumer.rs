@@ -4,12 +4,12 @@ use cuda_std::convergence::{opaque, opaque_u32};
 use cuda_std::mbarrier;
 use cuda_std::prelude::*;
 
-use super::layout::{Form, Narrow, Position, UNIT, Wide};
+use super::layout::{Broad, Form, Narrow, Position, UNIT, Wide};
 use super::loader::Loader;
 use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
 use super::tiles::Tile;
-use super::{Operands, grouped, stepped};
+use super::{Operands, single, stepped};
 use crate::expand::{self, UNSCALE};
 use crate::fragment::CODE_BYTES;
 
@@ -134,7 +134,7 @@ pub unsafe fn warpgroup<F: Widths, O: Output>(shared: u32, operands: &Operands, 
             }
             notes.set_tile(tile);
             F::one_tile(
-                super::width_of::<F>(tile.rows),
+                F::width(tile.rows),
                 shared,
                 operands,
                 blocks,
@@ -195,8 +195,8 @@ macro_rules! widths {
 }
 
 // A width, and the accumulators of a thread.
-// One loop for all widths.
-widths!(Wide, grouped::multiply::<Wide>: _ => 112);
+widths!(Broad, single::multiply::<Broad, _>: 64 => 32, 128 => 64, 192 => 96, 208 => 104, 224 => 112);
+widths!(Wide, stepped::multiply::<Wide, _>: 32 => 32, 64 => 64, 96 => 96, 128 => 128);
 widths!(Narrow, stepped::multiply::<Narrow, _>: 16 => 16, 32 => 32);
 
 /// Before the loop over K.
@@ -280,17 +280,16 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
     let last = opaque_u32(tile.rows - 1);
     // Registers of an m64 tile, and those of a chunk.
     let (of_tile, of_chunk) = (ACC / F::TILES as usize, F::CHUNK as usize / 2);
-    const { assert!((ACC / F::TILES as usize).is_multiple_of(F::CHUNK as usize / 2)) };
     let mut chunk = 0;
     while chunk < chunks {
         // SAFETY: the warp is here; the area is its own; the lane's row and row tile exist where it stores.
         unsafe {
             // Which registers is known per arm only; loading and what follows is there once.
             let mut c = 0;
-            while c < of_tile / of_chunk {
+            while c < of_tile.div_ceil(of_chunk) {
                 if chunk == c as u32 {
                     let mut i = 0;
-                    while i < of_chunk {
+                    while i < of_chunk && of_chunk * c + i < of_tile {
                         // Register i of a tile: token 8 * (i / 4) + 2t + (i & 1), row g + 8 * (i >> 1 & 1).
                         let place = stored
                             + 4 * ((8 * (i as u32 / 4) + (i as u32 & 1)) * F::CHUNK_PITCH
@@ -308,7 +307,8 @@ unsafe fn finish<F: Form, O: Output, const ACC: usize>(
             let row = chunk * F::CHUNK + token;
             let scale = f32::from_bits(shared::load_u32(me.notes.scale(row.min(last))));
             let lane = Lane {
-                staged: loaded,
+                // Past the end: something that is staged.
+                staged: if row <= last { loaded } else { staging },
                 scale,
                 alphas,
                 row: first + row,

@@ -16,8 +16,6 @@ pub trait Form {
     const WARPS: u32;
     /// Widest tile in tokens.
     const WIDTH: u32;
-    /// What widths are multiples of.
-    const STEP: u32;
     /// m64 tiles of a warpgroup, 1 or 2; a warp has as many adjacent row tiles, one of each.
     const TILES: u32;
     /// k units of a stage, 1 or 2; the last stage of a tile may have fewer.
@@ -30,6 +28,9 @@ pub trait Form {
     const REGISTERS: u32;
     /// Blocks on one multiprocessor.
     const BLOCKS_PER_SM: u32;
+
+    /// The narrowest width that the form has for `rows` rows, up to `WIDTH`.
+    fn width(rows: u32) -> u32;
 
     /// Threads of a block.
     const THREADS: u32 = 32 * Self::WARPS;
@@ -79,19 +80,42 @@ pub trait Form {
     };
 }
 
-/// One block per SM of three warpgroups with an m64 tile each: up to 224 tokens by 192 weight rows.
+/// One block per SM, up to 224 tokens by 128 weight rows, a pair of steps of a tile at a time.
+pub struct Broad;
+
+impl Form for Broad {
+    const WARPS: u32 = 8;
+    const WIDTH: u32 = 224;
+    const TILES: u32 = 1;
+    const STAGE_UNITS: u32 = 2;
+    const STAGES: u32 = 3;
+    const AHEAD: u32 = 2;
+    const REGISTERS: u32 = 248;
+    const BLOCKS_PER_SM: u32 = 1;
+
+    #[inline(always)]
+    fn width(rows: u32) -> u32 {
+        if rows <= 192 { rows.next_multiple_of(64) } else { rows.next_multiple_of(16) }
+    }
+}
+
+/// One block per SM, up to 128 tokens by 256 weight rows, a step of a pair of tiles at a time.
 pub struct Wide;
 
 impl Form for Wide {
-    const WARPS: u32 = 12;
-    const WIDTH: u32 = 224;
-    const STEP: u32 = 16;
-    const TILES: u32 = 1;
-    const STAGE_UNITS: u32 = 1;
-    const STAGES: u32 = 5;
-    const AHEAD: u32 = 3;
-    const REGISTERS: u32 = 168;
+    const WARPS: u32 = 8;
+    const WIDTH: u32 = 128;
+    const TILES: u32 = 2;
+    const STAGE_UNITS: u32 = 2;
+    const STAGES: u32 = 4;
+    const AHEAD: u32 = 2;
+    const REGISTERS: u32 = 248;
     const BLOCKS_PER_SM: u32 = 1;
+
+    #[inline(always)]
+    fn width(rows: u32) -> u32 {
+        rows.next_multiple_of(32)
+    }
 }
 
 /// For few tokens: two blocks per SM, up to 32 tokens by 256 weight rows, a step of a pair of tiles at a time.
@@ -100,13 +124,17 @@ pub struct Narrow;
 impl Form for Narrow {
     const WARPS: u32 = 8;
     const WIDTH: u32 = 32;
-    const STEP: u32 = 16;
     const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
     const AHEAD: u32 = 2;
     const REGISTERS: u32 = 128;
     const BLOCKS_PER_SM: u32 = 2;
+
+    #[inline(always)]
+    fn width(rows: u32) -> u32 {
+        rows.next_multiple_of(16)
+    }
 }
 
 /// Position in the ring: the slot of the next stage and the parity of its use.

@@ -42,7 +42,7 @@ mod bench {
     use megamoe::cuda::{Args, DeviceBuffer, Event, Kernel};
     use megamoe_tests::gpu::cuda::CudaDevice;
     use megamoe_tests::gpu::data::{hash, uniform};
-    use megamoe_tests::gpu::expert_gemm::{Form, Kind, MEDIUM, NARROW, SMALL, WIDE};
+    use megamoe_tests::gpu::expert_gemm::{BROAD, Form, Kind, MEDIUM, NARROW, SMALL, WIDE};
     use megamoe_tests::gpu::mma_model::{Half, dot};
     use megamoe_tests::gpu::outputs::parallel;
     use megamoe_tests::gpu::{Device, Unavailable};
@@ -71,11 +71,12 @@ mod bench {
         tokens: std::ops::RangeInclusive<usize>,
     }
 
-    static VARIANTS: [Variant; 4] = [
+    static VARIANTS: [Variant; 5] = [
         Variant { name: "small", form: &SMALL, tokens: 1..=64 },
         Variant { name: "medium", form: &MEDIUM, tokens: 4..=1024 },
         Variant { name: "narrow", form: &NARROW, tokens: 4..=512 },
         Variant { name: "wide", form: &WIDE, tokens: 16..=8192 },
+        Variant { name: "broad", form: &BROAD, tokens: 512..=8192 },
     ];
     const TOKENS: [usize; 12] = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 8192];
     /// Rows of every expert, in one routing for each.

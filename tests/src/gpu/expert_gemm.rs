@@ -97,12 +97,16 @@ macro_rules! wgmma_form {
             },
             dims: |_, sms| Some(wide::dims::<wide::layout::$form>(sms)),
             threads: &[],
-            flags: ROUTING_SETTLED,
+            flags: 0,
             lines: true,
         };
     };
 }
 
+wgmma_form! {
+    /// Up to 224 tokens by 128 weight rows.
+    BROAD, Broad, BROAD_SWIGLU_BF16 BROAD_SWIGLU_F32 BROAD_PLAIN_F32
+}
 wgmma_form! {
     /// Up to 128 tokens by 256 weight rows. As with all these forms the dimensions are fixed but for the grid.
     WIDE, Wide, WIDE_SWIGLU_BF16 WIDE_SWIGLU_F32 WIDE_PLAIN_F32
@@ -113,7 +117,7 @@ wgmma_form! {
 }
 
 /// Every form.
-pub static FORMS: [&Form; 4] = [&SMALL, &MEDIUM, &WIDE, &NARROW];
+pub static FORMS: [&Form; 5] = [&SMALL, &MEDIUM, &NARROW, &WIDE, &BROAD];
 
 /// One set of inputs.
 #[derive(Clone, Debug)]

@@ -38,7 +38,7 @@ pub fn forms(device: &dyn Device, activations: Activations) -> &'static [Form] {
 /// The GEMM forms of an architecture for activations.
 pub fn forms_of(arch: Arch, activations: Activations) -> &'static [Form] {
     match (arch, activations) {
-        (Arch::Sm90a, _) => &[Form::Small, Form::Medium, Form::Narrow, Form::Wide],
+        (Arch::Sm90a, _) => &[Form::Small, Form::Medium, Form::Narrow, Form::Wide, Form::Broad],
         (Arch::Sm100a, Activations::Bf16) => &[Form::Small, Form::Medium],
         (Arch::Sm100a, Activations::Nvfp4) => &[Form::Single, Form::Pair],
     }

@@ -60,6 +60,7 @@ enum FormArg {
     Medium,
     Narrow,
     Wide,
+    Broad,
     /// NVFP4 activations on sm_100a.
     Single,
     /// The same.
@@ -87,6 +88,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             FormArg::Medium => Form::Medium,
             FormArg::Narrow => Form::Narrow,
             FormArg::Wide => Form::Wide,
+            FormArg::Broad => Form::Broad,
             FormArg::Single => Form::Single,
             FormArg::Pair => Form::Pair,
             FormArg::Mega => Form::Mega,
