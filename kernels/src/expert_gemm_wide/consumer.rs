@@ -6,7 +6,7 @@ use cuda_std::prelude::*;
 
 use super::layout::{Broad, Form, Narrow, Position, UNIT, Wide};
 use super::loader::Loader;
-use super::notes::{Notes, Who};
+use super::notes::{Notes, Who, uniform};
 use super::output::{Lane, Output};
 use super::tiles::Tile;
 use super::{Operands, single, stepped};
@@ -58,10 +58,14 @@ pub struct Warp {
 impl Warp {
     /// This warp, in a block whose dynamic shared memory is at `shared`. What follows from it is worked out again where it
     /// is asked for again: nothing of it is kept in registers from tile to tile.
+    ///
+    /// # Safety
+    /// The whole warp.
     #[inline(always)]
-    pub fn new<F: Form>(shared: u32) -> Self {
-        let thread = opaque_u32(thread::thread_idx_x());
-        let (index, lane) = (thread / 32, thread % 32);
+    pub unsafe fn new<F: Form>(shared: u32) -> Self {
+        let lane = warp::lane_id();
+        // SAFETY: the caller's duty.
+        let index = unsafe { uniform(thread::thread_idx_x() / 32) };
         let notes = Notes { address: shared + F::NOTES_OFFSET + index * F::NOTES_BYTES };
         Self { shared, index, lane, notes }
     }
@@ -114,7 +118,8 @@ impl Warp {
 /// sm_90a.
 #[inline(always)]
 pub unsafe fn warpgroup<F: Widths, O: Output>(shared: u32, operands: &Operands, blocks: u32, output: &O) {
-    let me = Warp::new::<F>(shared);
+    // SAFETY: the warp is here.
+    let me = unsafe { Warp::new::<F>(shared) };
     let notes = me.notes;
     let mut at = Position::START;
     // SAFETY: the warpgroup is here, and all of it takes the same arm; the caller's duties.

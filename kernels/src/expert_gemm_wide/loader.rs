@@ -1,13 +1,12 @@
 //! What a warp brings: its own weights, and one of them the tokens, by bulk copies some stages ahead of their use.
 
-use cuda_std::convergence::opaque_u32;
 use cuda_std::prelude::*;
 use cuda_std::wgmma_rs::B_ROW_BYTES;
 use cuda_std::{bulk, mbarrier};
 
 use super::Operands;
 use super::layout::{Form, Position, UNIT};
-use super::notes::{Notes, Who};
+use super::notes::{Notes, Who, uniform};
 
 /// One warp's copies, stage by stage through all tiles of the block. Every warp arrives once on a stage's "full" barrier,
 /// which also counts the bytes of all copies.
@@ -65,7 +64,7 @@ impl Loader {
             mbarrier::wait_parity(shared + at.empty::<F>(), at.parity ^ 1);
             warp::sync_warp(warp::FULL);
             let units = self.left.min(F::STAGE_UNITS);
-            let warp = opaque_u32(thread::thread_idx_x()) / 32;
+            let warp = uniform(thread::thread_idx_x() / 32);
             if warp::elect(warp::FULL) {
                 let full = shared + at.full::<F>();
                 let tokens = if warp == 0 { units * self.bytes } else { 0 };
@@ -108,8 +107,8 @@ impl Loader {
             }
             let of_expert = *operands.offsets.add(tile.expert as usize);
             // What follows from these is worked out here and not kept in registers through the loop.
-            let thread = opaque_u32(thread::thread_idx_x());
-            let (k_units, row_tiles) = (opaque_u32(operands.k_units), opaque_u32(operands.row_tiles));
+            let warp = uniform(thread::thread_idx_x() / 32);
+            let (k_units, row_tiles) = (operands.k_units, operands.row_tiles);
             self.unit = *operands.counts.add(tile.expert as usize) * B_ROW_BYTES;
             self.bytes = tile.rows * B_ROW_BYTES;
             let line = of_expert as usize * k_units as usize + tile.first as usize;
@@ -117,7 +116,7 @@ impl Loader {
             // Row tiles past the end are copies of the last one; their results are not stored.
             let first_tile = tile.block * F::ROW_TILES;
             let last = operands.tile_count - 1 - first_tile;
-            let own = thread / 32 * F::TILES;
+            let own = warp * F::TILES;
             let row_tile_bytes = k_units * UNIT;
             let matrix = tile.expert as usize * row_tiles as usize;
             let row_tile = matrix + (operands.first_tile + first_tile + own.min(last)) as usize;

@@ -12,6 +12,16 @@ const WALK_BYTES: u32 = 16;
 /// Bytes of a [`Tile`].
 const TILE_BYTES: u32 = 16;
 
+/// `value`, which is the same in all lanes, so that the compiler can see it: what follows from it takes uniform registers.
+///
+/// # Safety
+/// The whole warp.
+#[inline(always)]
+pub unsafe fn uniform(value: u32) -> u32 {
+    // SAFETY: the caller's duty.
+    unsafe { warp::shuffle_idx(warp::FULL, value, 0) }
+}
+
 /// Whose walk: a warp brings stages of tiles that it computes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -78,7 +88,12 @@ impl Notes {
             let (experts, blocks) = (opaque_u32(operands.experts), opaque_u32(blocks));
             let next = walk.next(experts, blocks, F::WIDTH, |e| *operands.counts.add(e as usize));
             self.write(who, walk);
-            next
+            Tile {
+                expert: uniform(next.expert),
+                block: uniform(next.block),
+                first: uniform(next.first),
+                rows: uniform(next.rows),
+            }
         }
     }
 

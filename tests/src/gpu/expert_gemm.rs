@@ -455,15 +455,15 @@ const WIDE_COUNTS: [u32; 11] = [33, 0, 64, 97, 16, 129, 250, 1, 300, 192, 80];
 pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let shapes: &[(usize, usize)] = match sizes.size {
-        // V4-Pro, V4-Flash, V4.1-Flash, and tails.
+        // K of V4-Pro, V4-Flash and V4.1-Flash, and tails; whole matrices are the layer's cases.
         Size::Card => &[
             (5, 16),
             (40, 320),
             (136, 2880),
-            (3072, 7168),
-            (7168, 3072),
-            (2048, 4096),
-            (2304, 5120),
+            (520, 7168),
+            (264, 3072),
+            (264, 4096),
+            (136, 5120),
             (64, 9216),
         ],
         Size::Emulator => &[(5, 16), (40, 320), (21, 592)],
@@ -514,6 +514,8 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
                 parts.push((Problem::new(kind, &[17, 3], 17 * tile, 1104), vec![(1, 0)]));
             }
             parts.push((Problem { gather: false, ..Problem::new(kind, &[300], 20, 144) }, vec![(1, 0)]));
+            // A tile of every width that some form has, a few tokens narrower.
+            parts.push((Problem::new(kind, &[13, 29, 61, 93, 125, 189, 205, 220], 9, 80), vec![]));
         }
         case("shape", parts);
 

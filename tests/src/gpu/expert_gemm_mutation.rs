@@ -8,18 +8,20 @@ use std::sync::Arc;
 
 use kernels::launch::Launch;
 
-use super::expert_gemm::{Form, Inputs, Kind, NARROW, Problem, WIDE, Weights};
+use super::expert_gemm::{BROAD, Form, Inputs, Kind, NARROW, Problem, WIDE, Weights};
 use super::{Case, Check, Device};
 
-/// A form with its widest tile and what widths are multiples of.
+/// A form with the widths of its tiles.
 struct Widths {
     form: &'static Form,
-    widest: u32,
-    step: u32,
+    widths: &'static [u32],
 }
 
-const FORMS: [Widths; 2] =
-    [Widths { form: &WIDE, widest: 128, step: 32 }, Widths { form: &NARROW, widest: 32, step: 16 }];
+const FORMS: [Widths; 3] = [
+    Widths { form: &NARROW, widths: &[16, 32] },
+    Widths { form: &WIDE, widths: &[32, 64, 96, 128] },
+    Widths { form: &BROAD, widths: &[64, 128, 192, 208, 224] },
+];
 
 /// A problem with its result.
 struct Part {
@@ -67,7 +69,7 @@ pub fn prepare(kernel: &Launch) -> Option<Prepared> {
 fn problems(kind: Kind, widths: &Widths) -> [Vec<(Problem, u32)>; 2] {
     let features = if kind.has_up() { 15 } else { 31 };
     // Rows of tiles of every width, a few less than it has tokens.
-    let counts: Vec<u32> = (1..=widths.widest / widths.step).map(|n| n * widths.step - 3).collect();
+    let counts: Vec<u32> = widths.widths.iter().map(|width| width - 3).collect();
     // Tiles after each other in one block; an odd number of k units, so that a last stage of two is not whole. The slots
     // of the first tile's last stage are used again.
     let tiles = |count: u32| (Problem::new(kind, &[count; 3], features, 272), 1);
