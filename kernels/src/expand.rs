@@ -50,12 +50,7 @@ pub fn values(word: u32) -> [u32; 4] {
 #[inline(always)]
 pub fn fragment(word: u32, scale: u32) -> [u32; 4] {
     let [a0, a1, a2, a3] = values(word);
-    [
-        mul_f16x2_low(a0, scale),
-        mul_f16x2_high(a1, scale),
-        mul_f16x2_low(a2, scale),
-        mul_f16x2_high(a3, scale),
-    ]
+    [mul_f16x2_low(a0, scale), mul_f16x2_high(a1, scale), mul_f16x2_low(a2, scale), mul_f16x2_high(a3, scale)]
 }
 
 /// Both scales of each of the four k16 steps of a unit times 2^7: f16 pairs of (row g, row g + 8), from the 8 bytes of a
@@ -99,7 +94,11 @@ mod tests {
                         let got = halves(fragment(pack_word(codes), low));
                         for (n, (&value, &code)) in got.iter().zip(&codes).enumerate() {
                             let want = e2m1::decode(code) * e4m3::decode(want[n >> 1 & 1]);
-                            assert_eq!((value * UNSCALE).to_bits(), want.to_bits(), "code {code} scale {scale} at {n}");
+                            assert_eq!(
+                                (value * UNSCALE).to_bits(),
+                                want.to_bits(),
+                                "code {code} scale {scale} at {n}"
+                            );
                         }
                     }
                 }

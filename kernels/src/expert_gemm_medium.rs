@@ -649,8 +649,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         grid::wait_for_dependencies();
         grid::launch_dependents();
 
-        let mut me =
-            Warp { gemm, lane, index, base, slot: index * STAGES, parity: 0, fetch, chunks: 0 };
+        let mut me = Warp { gemm, lane, index, base, slot: index * STAGES, parity: 0, fetch, chunks: 0 };
         loop {
             let tile = walk.token_tile();
             let share = Share::of(tile.tokens);

@@ -245,11 +245,7 @@ impl UnitWeights {
 /// # Safety
 /// The whole warp calls it; `b` are this lane's `ldmatrix` addresses of the unit's columns of each group.
 #[inline(always)]
-pub unsafe fn unit_warp<const G: usize>(
-    acc: &mut [[f32; 4]; G],
-    unit: UnitWeights,
-    b: [u32; G],
-) {
+pub unsafe fn unit_warp<const G: usize>(acc: &mut [[f32; 4]; G], unit: UnitWeights, b: [u32; G]) {
     // SAFETY: the caller's addresses; the whole warp is here.
     unsafe {
         let mut pair = 0;

@@ -17,10 +17,10 @@
 //!   is there: the columns of a product do not mix, and what they hold is not stored. So nothing is zeroed.
 //!
 //! # Budget
-//! Counted in ptxas 13.0's code for sm_90a, per warp and k16 step (a word of eight weights per lane): 6 `PRMT`, 3
-//! `LOP3`, 1 `SHF`, 1 `F2FP` (the logic pipe, two cycles each: 22 cycles), 4 `HMUL2`, 1 `IMAD`, 1 `HMMA`, 1 `LDS` or
-//! `LDSM`: 18.25 instructions, and about 40 more per stage of 16 steps for its wait and its refill: 21 issue cycles. At
-//! 4.5 TB/s a quarter of a multiprocessor (1755 MHz, 132 of them) has 30 cycles per step. 70 registers, no spills.
+//! Counted in ptxas 13.0's code for sm_90a, per warp and k16 step (a word of eight weights per lane): 6 `LOP3` and 1 `F2FP`
+//! (the logic pipe, two cycles each: 14 cycles), 3 `IMAD`, 5 `HMUL2`, 1 `HMMA`, 1 `LDS` or `LDSM`: 17.1 instructions, and
+//! about 40 more per stage of 16 steps for its wait and its refill: 20 issue cycles. At 4.5 TB/s a quarter of a
+//! multiprocessor (1755 MHz, 132 of them) has 30 cycles per step. 72 registers, no spills.
 //!
 //! Floors at DeepSeek-V4-Pro's shapes, bytes over 4.5 TB/s and f16 operations over 700 TFLOP/s; flash in brackets:
 //!

@@ -1,46 +1,42 @@
 //! Grouped GEMM of packed NVFP4 weights with many tokens, by wgmma with the weights in registers (Hopper only).
 //!
-//! Weights are the M side: a warpgroup owns two m64 tiles, whose A fragments each thread expands from packed
-//! words; tokens are the N side, f16 rows gathered into shared memory. Every accumulator is one chain over the k16
-//! steps in ascending order, so a token's results do not depend on the form, the tile or its neighbours.
+//! Weights are the M side: a warpgroup owns one or two m64 tiles, whose A fragments each thread expands from packed
+//! words; tokens are the N side, in the order of [`crate::lines`]. Every accumulator is one chain over the k16 steps in
+//! ascending order, so a token's results do not depend on the form, the tile or its neighbours.
 //!
 //! | part | who | what |
 //! |---|---|---|
 //! | [`tiles`] | all | the tiles of a block, dealt round-robin over the grid |
-//! | [`loader`] | every warp | its own weights by bulk copies, its share of the token rows by 16-byte `cp.async` |
+//! | [`loader`] | every warp | its own weights, the first one the tokens too, by bulk copies |
 //! | [`consumer`] | every warpgroup | a tile: loop over K, epilogue by [`output`] |
-//! | [`stepped`] | | the loop over K: expansion and wgmma |
+//! | [`stepped`], [`single`] | | the loop over K: expansion and wgmma, of two m64 tiles or of one |
 //!
-//! A stage of the ring ([`layout`]) is one or two k units (64 columns each): the units of the block's row tiles and the
+//! A stage of the ring ([`layout`]) is two k units (64 columns each): the units of the block's row tiles and the
 //! same columns of its tokens. There is no warp that only brings: with a ninth one an SM's sub-partition would hold three,
 //! and 168 registers for a thread are too few ([`crate::launch::registers_fit`]).
 //!
 //! | form | entries | weight rows x tokens | blocks per SM | MMAs between waits |
 //! |---|---|---|---|---|
-//! | [`layout::Wide`] | `expert_gemm_wide_*` | 256 x 32, 64, 96, 128 | 1 | 2: a step of two tiles |
 //! | [`layout::Narrow`] | `expert_gemm_narrow_*` | 256 x 16, 32 | 2 | 2: a step of two tiles |
+//! | [`layout::Wide`] | `expert_gemm_wide_*` | 256 x 32, 64, 96, 128 | 1 | 2: a step of two tiles |
+//! | [`layout::Broad`] | `expert_gemm_broad_*` | 128 x 64, 128, 192, 208, 224 | 1 | 2: two steps of a tile |
 //!
 //! # Cycles of a k unit on one SM
-//! 256 weight rows by N tokens of 64 columns; two warps on a scheduler, four with two blocks.
+//! 256 weight rows by N tokens of 64 columns, or 128 for `Broad`; two warps on a scheduler, four with two blocks.
 //!
-//! | resource | cycles | N = 128 | N = 32 |
-//! |---|---|---|---|
-//! | tensor cores | 8 N | 1024 | 256 |
-//! | logic pipe (half rate), 12 for each word | 384 | 384 | 384 |
-//! | shared memory, 128 bytes a cycle: B by each m64 tile's wgmma, the ring's writes, A | 5 N + 144 | 784 | 304 |
-//! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 | 674 | 350 |
-//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 | 473 | 473 |
+//! | resource | cycles | N = 128 | N = 32 | `Broad`, 192 |
+//! |---|---|---|---|---|
+//! | tensor cores | 8 N (4 N) | 1024 | 256 | 768 |
+//! | issue: 185 instructions of a warp (110), 120 (60) of them for the expansion | 370 (220) | 370 | 740 | 220 |
+//! | shared memory, 128 bytes a cycle: B by each m64 tile's wgmma, the ring's writes, A | 5 N + 144 (3 N + 72) | 784 | 304 | 648 |
+//! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 (3.4 N + 121) | 674 | 350 | 774 |
+//! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 (236) | 473 | 473 | 236 |
 //!
-//! The expansion takes 16 instructions for a word of eight weights (11 logic, 4 multiplications, a conversion). The epilogue
-//! with SwiGLU takes about 500 instructions of a warp for 32 tokens of a row tile.
-//!
-//! Measured on an H200, a unit takes about 0.6 us and 3.5 ns for each token: at 128 tokens 1.04 us where the tensor cores
-//! need 0.58. Groups of four MMAs in place of two did not change that, nor did half of the expansions for as many products
-//! (128 weight rows by 256 tokens). No pipe explains it, all are half idle: what is left is the latency of a warpgroup's
-//! "wait, expand, fence, wgmma", with only two warpgroups to overlap.
-//!
-//! Next to try: four warpgroups of one tile each, for more of those chains to overlap. Such a form was written and has not
-//! run on a card yet; the history of this file has it ("form quad").
+//! Measured on an H200, a unit takes about the time of its MMAs and that of its expansion together, in whatever way they
+//! are arranged: warpgroups that only expand into shared memory for others, three or four warpgroups of one tile each,
+//! more or fewer MMAs to a group. While wgmma runs, other instructions are held back at dispatch. So what counts is how few
+//! instructions stand in the loop: uniform registers for all that is the same in a warp ([`notes::uniform`]), tokens that need
+//! one bulk copy and no fence.
 //!
 //! Floors for DeepSeek-V4-Pro's 48 experts: reading all weights at 4.5 TB/s takes 264 us for gate and up and 132 us for
 //! down; 8192 tokens with six picks take 6.18 ms and 3.09 ms at 700 TFLOP/s.
@@ -49,14 +45,15 @@ use cuda_std::launch::LaunchBounds;
 use cuda_std::prelude::*;
 use cuda_std::{fence, grid, mbarrier};
 
+use crate::expert_gemm_mma::FOLD_ALPHA;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch};
 
 pub mod consumer;
-pub mod single;
 pub mod layout;
 pub mod loader;
 pub mod notes;
 pub mod output;
+pub mod single;
 pub mod stepped;
 pub mod tiles;
 
@@ -68,11 +65,11 @@ use output::{Output, PlainF32, SwigluBf16, SwigluF32, Target};
 pub struct Operands {
     /// Packed weights.
     pub weights: *const u8,
-    /// f16 rows.
+    /// f16 rows, as [`crate::lines`].
     pub b: *const u16,
-    /// Scale of each row of `b`.
+    /// Scale of each row that `b` was gathered from.
     pub b_scale: *const f32,
-    /// Row of `b` of each row of the problem, or null.
+    /// Where each row of the problem was gathered from, or null.
     pub row_token: *const u32,
     /// First row of each expert.
     pub offsets: *const u32,
@@ -91,7 +88,7 @@ pub struct Operands {
 }
 
 impl Operands {
-    /// Row of `b` of row `row`.
+    /// Where row `row` was gathered from.
     ///
     /// # Safety
     /// `row_token` is null or holds the row.
@@ -107,9 +104,9 @@ macro_rules! args {
         &[
             Arg::input("weights", "u8, fragment order: [experts][row_tiles][k_units] units; 16-byte aligned"),
             $($alpha,)*
-            Arg::input("b", "u16 [rows of b][64 * k_units]: f16, zero-padded in k; 16-byte aligned"),
-            Arg::input("b_scale", "f32 [rows of b]"),
-            Arg::input("row_token", "u32 [rows]: row of b of each row, or null: the row itself"),
+            Arg::input("b", "f16 [rows][64 * k_units]: the rows of all experts as kernels::lines; 16-byte aligned"),
+            Arg::input("b_scale", "f32 [rows of what the lines were gathered from]"),
+            Arg::input("row_token", "u32 [rows]: where each row was gathered from, or null: the row itself"),
             Arg::input("offsets", "u32 [experts + 1]: first row of each expert"),
             Arg::input("counts", "u32 [experts]: rows of each expert"),
             $out,
@@ -239,7 +236,7 @@ macro_rules! entry {
                 out,
                 stride: out_stride,
                 features,
-                fold: fold_alpha & 1 != 0,
+                fold: fold_alpha & FOLD_ALPHA != 0,
                 alpha,
                 alpha_up: alpha_both,
             };

@@ -117,8 +117,14 @@ pub unsafe fn gather_lines(
                     let mut n = 0;
                     while n < 2 {
                         if unit + (u as u32) < end && rows[n] < entry.rows {
-                            let place =
-                                lines::place(entry.first_row, entry.rows, k_units, rows[n], unit + u as u32, chunk);
+                            let place = lines::place(
+                                entry.first_row,
+                                entry.rows,
+                                k_units,
+                                rows[n],
+                                unit + u as u32,
+                                chunk,
+                            );
                             global::store_v4(out.cast::<u8>().add(16 * place), values[u][n]);
                         }
                         n += 1;

@@ -5,10 +5,10 @@
 //! `c ^ (i & 7)`, the 128-byte swizzle of a tile that starts at a multiple of eight rows. So one bulk copy brings a unit of
 //! a tile's rows.
 
-use cuda_std::wgmma_ss::{ROW_BYTES, swizzled_chunk};
+use cuda_std::wgmma_rs::{B_ROW_BYTES, swizzled_chunk};
 
 /// Chunks of 16 bytes of a row's unit.
-pub const UNIT_CHUNKS: u32 = ROW_BYTES / 16;
+pub const UNIT_CHUNKS: u32 = B_ROW_BYTES / 16;
 
 /// Place of 16-byte chunk `chunk` of unit `unit` of row `row` of an expert with `rows` rows from `offset` on, in chunks.
 #[inline(always)]

@@ -52,17 +52,3 @@ pub fn wait_group<const PENDING: u32>() {
     // SAFETY: no precondition.
     unsafe { core::arch::asm!("cp.async.wait_group {};", const PENDING, options(nostack)) }
 }
-
-/// An arrival on the mbarrier at `barrier` when all the thread's copies so far have landed; it is one of those that the
-/// barrier counts (`cp.async.mbarrier.arrive.noinc.shared::cta.b64`).
-///
-/// # Safety
-/// The barrier is initialised and expects the arrival.
-#[gpu_only]
-#[inline(always)]
-pub unsafe fn arrive(barrier: u32) {
-    // SAFETY: the caller's duty is the instruction's.
-    unsafe {
-        core::arch::asm!("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [{0}];", in(reg32) barrier, options(nostack));
-    }
-}

@@ -49,7 +49,6 @@ pub mod thread;
 pub mod warp;
 pub mod wgmma;
 pub mod wgmma_rs;
-pub mod wgmma_ss;
 
 /// What a kernel file imports.
 pub mod prelude {

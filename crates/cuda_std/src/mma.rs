@@ -65,20 +65,3 @@ pub unsafe fn load_matrix_x4(address: u32) -> [u32; 4] {
     }
     [a, b, c, d]
 }
-
-/// Stores four 8 x 8 matrices of 16-bit elements (`stmatrix.sync.aligned.m8n8.x4.shared::cta.b16`): lane `8j + i` gives
-/// the address of row `i` (16 bytes, aligned) of matrix `j`; register `j` of a lane holds elements 2t and 2t+1 of row g of
-/// matrix `j`, as a fragment of A does.
-///
-/// # Safety
-/// All lanes of the warp execute this call together; every address is 16-byte aligned and inside shared memory; the rows
-/// are the warp's to write.
-#[gpu_only]
-#[inline(always)]
-pub unsafe fn store_matrix_x4(address: u32, v: [u32; 4]) {
-    // SAFETY: the caller vouches for the addresses and brings the warp.
-    unsafe {
-        core::arch::asm!("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [{0}], {{{1}, {2}, {3}, {4}}};",
-            in(reg32) address, in(reg32) v[0], in(reg32) v[1], in(reg32) v[2], in(reg32) v[3], options(nostack));
-    }
-}

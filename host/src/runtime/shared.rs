@@ -223,7 +223,11 @@ impl SharedWorkspace {
             h_f32: regions.add("shared SwiGLU results", h_f32 * intermediate, 4)?,
             h_scale: regions.add("shared L2 row scales", rows, 4)?,
             maxima: regions.add("shared maxima", 4, 4)?,
-            lines: regions.add("shared token lines", if shape.wgmma { tokens } else { 0 }, l1.row_bytes().max(l2.row_bytes()))?,
+            lines: regions.add(
+                "shared token lines",
+                if shape.wgmma { tokens } else { 0 },
+                l1.row_bytes().max(l2.row_bytes()),
+            )?,
             y: regions.add("shared results", tokens * shape.hidden, 4)?,
         })
     }

@@ -3,9 +3,9 @@
 use kernels::slots;
 
 use super::mega::MegaWorkspace;
+use super::regions::ALIGN;
 use super::shape::{LayerOptions, LayerShape, Operands};
 use super::shared::SharedWorkspace;
-use super::regions::ALIGN;
 use super::{Region, Regions};
 use crate::Result;
 use crate::io::Stats;

@@ -138,15 +138,7 @@ pub unsafe fn warpgroup<F: Widths, O: Output>(shared: u32, operands: &Operands, 
                 break;
             }
             notes.set_tile(tile);
-            F::one_tile(
-                F::width(tile.rows),
-                shared,
-                operands,
-                blocks,
-                output,
-                &mut loader,
-                &mut at,
-            );
+            F::one_tile(F::width(tile.rows), shared, operands, blocks, output, &mut loader, &mut at);
         }
     }
 }

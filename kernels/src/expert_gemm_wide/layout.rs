@@ -1,4 +1,4 @@
-//! Shared memory of a block: the ring of stages, its barriers, the staging area of the epilogue.
+//! Shared memory of a block: the ring of stages, its barriers, the staging areas of the epilogue.
 
 use cuda_std::wgmma_rs::B_ROW_BYTES;
 

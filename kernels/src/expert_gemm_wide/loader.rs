@@ -69,7 +69,8 @@ impl Loader {
                 let full = shared + at.full::<F>();
                 let tokens = if warp == 0 { units * self.bytes } else { 0 };
                 mbarrier::arrive_expect_tx(full, F::TILES * UNIT * units + tokens);
-                let to = shared + F::A_OFFSET + warp * (F::TILES * F::STAGE_UNITS * UNIT) + at.slot * F::A_BYTES;
+                let to =
+                    shared + F::A_OFFSET + warp * (F::TILES * F::STAGE_UNITS * UNIT) + at.slot * F::A_BYTES;
                 bulk::load(to, self.weights, UNIT * units, full);
                 if F::TILES == 2 {
                     let second = self.weights.wrapping_add(self.second as usize);

@@ -456,16 +456,9 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let shapes: &[(usize, usize)] = match sizes.size {
         // K of V4-Pro, V4-Flash and V4.1-Flash, and tails; whole matrices are the layer's cases.
-        Size::Card => &[
-            (5, 16),
-            (40, 320),
-            (136, 2880),
-            (520, 7168),
-            (264, 3072),
-            (264, 4096),
-            (136, 5120),
-            (64, 9216),
-        ],
+        Size::Card => {
+            &[(5, 16), (40, 320), (136, 2880), (520, 7168), (264, 3072), (264, 4096), (136, 5120), (64, 9216)]
+        }
         Size::Emulator => &[(5, 16), (40, 320), (21, 592)],
         Size::Few => &[(21, 336)],
     };

@@ -30,7 +30,7 @@ pub fn arrange(
             let (unit, row) = (n / rows, n % rows);
             let from = &b[row_token[offset + row] as usize * columns + unit * UNIT_K..][..UNIT_K];
             for (c, chunk) in from.chunks_exact(8).enumerate() {
-                line[8 * (c ^ row % 8)..][..8].copy_from_slice(chunk);
+                line[8 * (c ^ (row % 8))..][..8].copy_from_slice(chunk);
             }
         }
     }
