@@ -560,6 +560,7 @@ impl Call<'_> {
     ) -> Result<()> {
         let (first, groups) = self.groups();
         let base = self.plan.base();
+        let rows = self.plan.shape().expert_rows(self.io.max_tokens);
         let of_group = |region: Region| region.at(base).byte_add(4 * first as u64);
         let gemm = Gemm {
             weights: weights.packed.at(base).byte_add((first * packed.bytes()) as u64),
@@ -574,7 +575,8 @@ impl Call<'_> {
             fold_alpha: self.quantised(),
             limit: self.plan.shape().limit,
             form: self.io.form,
-            mean_rows: self.plan.shape().expert_rows(self.io.max_tokens).div_ceil(groups.max(1)),
+            mean_rows: rows.div_ceil(groups.max(1)),
+            rows,
         };
         // SAFETY: the caller's.
         unsafe { gemm.enqueue(self.queue, epilogue) }

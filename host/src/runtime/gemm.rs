@@ -110,6 +110,8 @@ pub(super) struct Gemm {
     pub form: Option<Form>,
     /// Rows of a group if the call has its most tokens and all groups have as many: what the form is chosen by.
     pub mean_rows: usize,
+    /// Rows of all groups if the call has its most tokens.
+    pub rows: usize,
 }
 
 impl Gemm {
@@ -186,7 +188,9 @@ impl Gemm {
     /// The kernel and its dimensions: the form asked for, or by the rows that a group can be expected to have.
     fn choose(&self, queue: &dyn Queue, epilogue: Epilogue) -> Result<(&'static Launch, Dims)> {
         let sms = queue.multiprocessors();
-        let small = small::dims(self.packed.k_units as u32, sms);
+        // With so few rows each has an expert of its own.
+        let tiles = (self.rows * self.output.tiles).div_ceil(sms as usize);
+        let small = small::dims_for(self.packed.k_units as u32, sms, tiles.try_into().unwrap_or(u32::MAX));
         let wgmma = queue.arch() == Arch::Sm90a;
         let form = self.form.unwrap_or(match self.mean_rows {
             rows if rows <= SMALL_ROWS && small.is_some() => Form::Small,

@@ -479,6 +479,7 @@ impl Call<'_> {
             limit: f32::INFINITY,
             form: self.io.form,
             mean_rows: self.io.max_tokens,
+            rows: self.io.max_tokens,
         };
         // SAFETY: the caller's.
         unsafe { gemm.enqueue(self.queue, Epilogue::Plain) }

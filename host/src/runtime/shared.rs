@@ -579,6 +579,7 @@ impl SharedCall<'_> {
             // A form of the routed experts' products is none of others'.
             form: self.call.io.form.filter(|_| self.operands == self.call.plan.shape().operands),
             mean_rows: self.max_tokens(),
+            rows: self.max_tokens(),
         }
     }
 }

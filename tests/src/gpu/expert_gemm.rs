@@ -505,6 +505,8 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
                 let tile = if kind.has_up() { 8 } else { 16 };
                 parts.push((Problem::new(kind, &[9], 31 * tile, 1104), vec![(1, 0)]));
                 parts.push((Problem::new(kind, &[17, 3], 17 * tile, 1104), vec![(1, 0)]));
+                // Token tiles of a single chunk after each other: their scales take turns in two places.
+                parts.push((Problem::new(kind, &[3, 9, 2, 8, 5], 20, 80), vec![(1, 0)]));
             }
             parts.push((Problem { gather: false, ..Problem::new(kind, &[300], 20, 144) }, vec![(1, 0)]));
             // A tile of every width that some form has, a few tokens narrower.
