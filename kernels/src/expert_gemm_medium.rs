@@ -384,9 +384,11 @@ unsafe fn produce_warp(gemm: &Gemm, base: u32, mut walk: Walk) {
                         }
                         fresh = false;
                     }
-                    warp::sync_warp(warp::FULL);
-                    if warp::elect(warp::FULL) {
+                    // Every lane for the scale that it has written.
+                    if opaque(lane == 0) {
                         mbarrier::arrive_expect_tx(full, tile.tokens * bytes);
+                    } else {
+                        mbarrier::arrive(full);
                     }
                     parity ^= buffer;
                     buffer ^= 1;
@@ -599,7 +601,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
         }
         if thread::thread_idx_x() < BUFFERS {
-            mbarrier::init(base + at::FULL + lane * mbarrier::BYTES, 1);
+            mbarrier::init(base + at::FULL + lane * mbarrier::BYTES, 32);
             mbarrier::init(base + at::EMPTY + lane * mbarrier::BYTES, CONSUMERS);
         }
         mbarrier::fence_init();

@@ -1,5 +1,7 @@
 //! The grouped GEMMs' launches, and which form is taken.
 
+use std::ops::RangeInclusive;
+
 use kernels::expert_gemm_medium as medium;
 use kernels::expert_gemm_mma::{FOLD_ALPHA, ROUTING_SETTLED};
 use kernels::expert_gemm_small as small;
@@ -17,9 +19,9 @@ const SMALL_ROWS: usize = 6;
 /// See [`SMALL_ROWS`].
 const MEDIUM_ROWS: usize = 10;
 /// See [`SMALL_ROWS`].
-const NARROW_ROWS: usize = 22;
-/// See [`SMALL_ROWS`]. Random routing spreads the rows, and above this many of them need a second tile of [`Form::Wide`].
-const WIDE_ROWS: usize = 118;
+const NARROW_ROWS: usize = 26;
+/// See [`SMALL_ROWS`]: one tile where [`Form::Wide`] needs two. Random routing spreads the rows, so from a little below 128.
+const BROAD_ROWS: RangeInclusive<usize> = 119..=224;
 
 // One address each.
 static MEDIUM_SWIGLU_BF16: Launch = medium::SWIGLU_BF16;
@@ -196,8 +198,8 @@ impl Gemm {
             rows if rows <= SMALL_ROWS && small.is_some() => Form::Small,
             rows if rows <= MEDIUM_ROWS || !wgmma => Form::Medium,
             rows if rows <= NARROW_ROWS => Form::Narrow,
-            rows if rows <= WIDE_ROWS => Form::Wide,
-            _ => Form::Broad,
+            rows if BROAD_ROWS.contains(&rows) => Form::Broad,
+            _ => Form::Wide,
         });
         let launch = match (form, small) {
             (Form::Small, Some(dims)) => epilogue.small().map(|launch| (launch, dims)),

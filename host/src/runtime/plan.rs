@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// A form of the grouped GEMMs. All that a layer has give the same bits; one that it has not is an error.
 ///
 /// Without a wish the planner goes by the mean number of rows per group of a call with its most tokens: on sm_90a
-/// [`Small`](Self::Small), [`Medium`](Self::Medium), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide), [`Broad`](Self::Broad) in that order; on sm_100a the
+/// [`Small`](Self::Small), [`Medium`](Self::Medium), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide) in that order, and [`Broad`](Self::Broad) where it saves a tile; on sm_100a the
 /// first two, but for NVFP4 activations, which have forms of their own: [`Single`](Self::Single) and, above 64 rows, [`Pair`](Self::Pair).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {

@@ -206,7 +206,8 @@ mod tests {
             at.advance::<Wide>();
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
-        assert_eq!((Wide::SHARED_BYTES, Narrow::SHARED_BYTES), (228_800, 100_784));
+        let bytes = [Narrow::SHARED_BYTES, Wide::SHARED_BYTES, Broad::SHARED_BYTES];
+        assert_eq!(bytes, [99_760, 227_776, 227_760]);
     }
 
     #[test]
@@ -228,5 +229,6 @@ mod tests {
         }
         check::<Wide>();
         check::<Narrow>();
+        check::<Broad>();
     }
 }

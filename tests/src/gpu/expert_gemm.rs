@@ -493,7 +493,7 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
             // More than one block of row tiles, the last one short; more units than the ring has stages.
             let some = if kind.has_up() { 150 } else { 270 };
             let (counts, features, k): (&[u32], _, _) = match sizes.size {
-                Size::Card => (&WIDE_COUNTS, 1100, 2880),
+                Size::Card => (&WIDE_COUNTS, 300, 720),
                 Size::Emulator => (&WIDE_COUNTS[..7], some, 80),
                 Size::Few => (&[40, 129], some, 80),
             };

@@ -100,11 +100,6 @@ impl Part {
 }
 
 impl Prepared {
-    /// The kernel of the form whose mutants are judged everywhere; its siblings' only where their code is not its.
-    pub fn representative(&self) -> &'static Launch {
-        (self.form.launch)(Kind::PlainF32)
-    }
-
     /// A case for each of them.
     pub fn cases(&self) -> Vec<Case> {
         let case = |(i, part): (usize, &Arc<Part>)| {

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use kernels::launch::{Arch, Launch};
+use kernels::launch::{Arch, Launch, find};
 use ptx_emulator::machine::Schedule;
 use ptx_emulator::mutate::{
     Equivalents, KINDS, Mutant, Observation, Plan, Report, RunError, Trial, mutants, run,
@@ -38,9 +38,21 @@ pub const EXHAUSTIVE: [&str; 8] = [
     "seed:2",
 ];
 
+/// The kernel whose mutants are judged everywhere, and its siblings' only where their code is not its: of a form of the
+/// expert GEMMs the one without activation. Any other kernel is its own.
+fn representative(kernel: &'static Launch) -> &'static Launch {
+    let form = kernel.name.strip_prefix("expert_gemm_").and_then(|name| name.split('_').next());
+    form.and_then(|form| find(&format!("expert_gemm_{form}_plain_f32"))).unwrap_or(kernel)
+}
+
 /// The mutants of a kernel, judged by its cases at `sizes`, each launch after a [`super::predecessor`]. Those in code that
-/// the kernel shares with [`Prepared::representative`] are judged there.
-pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) -> Result<Report, String> {
+/// the kernel shares with its representative are judged there.
+pub fn mutate(
+    arch: Arch,
+    kernel: &'static Launch,
+    sizes: &Sizes,
+    schedules: &[&str],
+) -> Result<Report, String> {
     let parse = |name: &&str| {
         let schedule = Schedule::parse(name).ok_or_else(|| format!("no schedule {name}"))?;
         Ok(((*name).to_owned(), schedule))
@@ -50,25 +62,25 @@ pub fn mutate(arch: Arch, kernel: &Launch, sizes: &Sizes, schedules: &[&str]) ->
     let ptx = text::only(arch, &[kernel.name]);
     let mut plan = Plan::new(&ptx, kernel.name, &equivalents).schedules(schedules);
     let (cases, coverage) = (Cases::of(kernel, sizes), Coverage::new(&ptx));
-    if let Cases::Prepared(prepared) = &cases {
-        plan.judged_elsewhere = judged_by(prepared.representative(), arch, kernel);
-    }
+    plan.judged_elsewhere = judged_elsewhere(arch, kernel);
     run(&plan, |trial| observe(arch, trial, &cases, &coverage), |_, _| ())
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
 }
 
-/// Lines of a kernel whose mutants are judged with another.
-fn judged_by(representative: &Launch, arch: Arch, kernel: &Launch) -> HashSet<u32> {
-    if kernel.name == representative.name {
-        return HashSet::new();
+/// Lines of a kernel whose mutants are judged with its representative.
+fn judged_elsewhere(arch: Arch, kernel: &'static Launch) -> HashSet<u32> {
+    match representative(kernel) {
+        own if own.name == kernel.name => HashSet::new(),
+        other => lines_alike(arch, kernel.name, other.name),
     }
-    lines_alike(arch, kernel.name, representative.name)
 }
 
 /// Kinds and instructions of the mutants of a kernel that are judged with another, and of those that are not.
-pub fn shared_and_own(arch: Arch, kernel: &Launch) -> Result<Option<[Vec<Mutant>; 2]>, String> {
-    let Some(prepared) = expert_gemm_mutation::prepare(kernel) else { return Ok(None) };
-    let lines = judged_by(prepared.representative(), arch, kernel);
+pub fn shared_and_own(arch: Arch, kernel: &'static Launch) -> Result<Option<[Vec<Mutant>; 2]>, String> {
+    if !kernel.name.starts_with("expert_gemm_") {
+        return Ok(None);
+    }
+    let lines = judged_elsewhere(arch, kernel);
     let all =
         mutants(arch.ptx(), kernel.name, &KINDS.iter().collect::<Vec<_>>()).map_err(|e| e.to_string())?;
     let (shared, own) = all.into_iter().partition(|mutant| lines.contains(&mutant.line));
