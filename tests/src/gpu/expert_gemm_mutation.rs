@@ -42,11 +42,6 @@ pub struct Prepared {
     pub core: usize,
 }
 
-/// Whether [`prepare`] has problems for a kernel.
-pub fn is_prepared(kernel: &Launch) -> bool {
-    FORMS.iter().any(|widths| Kind::ALL.iter().any(|&kind| (widths.form.launch)(kind).name == kernel.name))
-}
-
 /// The problems of a kernel, the most telling first; `None` if it is no expert GEMM on wgmma.
 pub fn prepare(kernel: &Launch) -> Option<Prepared> {
     FORMS.iter().find_map(|widths| {
