@@ -21,22 +21,6 @@ pub unsafe fn copy_16<T>(to: u32, from: *const T) {
     }
 }
 
-/// [`copy_16`] where `wanted`, without a branch.
-///
-/// # Safety
-/// As [`copy_16`] where `wanted`.
-#[gpu_only]
-#[inline(always)]
-pub unsafe fn copy_16_if<T>(to: u32, from: *const T, wanted: bool) {
-    // SAFETY: the caller vouches for the memory.
-    unsafe {
-        core::arch::asm!(
-            "{{ .reg .b64 ga; .reg .pred wanted; setp.ne.u32 wanted, {2}, 0; cvta.to.global.u64 ga, {1};",
-            "@wanted cp.async.cg.shared.global.L2::128B [{0}], [ga], 16; }}",
-            in(reg32) to, in(reg64) from, in(reg32) u32::from(wanted), options(nostack));
-    }
-}
-
 /// Closes the group of this thread's copies issued so far (`cp.async.commit_group`). A group may be empty.
 #[gpu_only]
 #[inline(always)]

@@ -50,21 +50,6 @@ pub unsafe fn arrive(barrier: u32) {
     }
 }
 
-/// Adds `bytes` to what the current phase expects, without arriving
-/// (`mbarrier.expect_tx.relaxed.cta.shared::cta.b64`).
-///
-/// # Safety
-/// `barrier` is live, its phase can not complete meanwhile; the sum stays below 2^20.
-#[gpu_only]
-#[inline(always)]
-pub unsafe fn expect_tx(barrier: u32, bytes: u32) {
-    // SAFETY: the caller vouches for the barrier.
-    unsafe {
-        core::arch::asm!("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [{}], {};",
-            in(reg32) barrier, in(reg32) bytes, options(nostack))
-    }
-}
-
 /// [`expect_tx`] and one arrival in one operation (`mbarrier.arrive.expect_tx.shared::cta.b64`). Before the copies
 /// that bring the bytes.
 ///

@@ -171,16 +171,6 @@ impl Position {
         }
     }
 
-    /// The stage before.
-    #[inline(always)]
-    pub fn behind<F: Form>(&self) -> Self {
-        if self.slot == 0 {
-            Self { slot: F::STAGES - 1, parity: self.parity ^ 1 }
-        } else {
-            Self { slot: self.slot - 1, parity: self.parity }
-        }
-    }
-
     /// Offset of the barrier "full" of the slot.
     #[inline(always)]
     pub fn full<F: Form>(&self) -> u32 {
