@@ -50,7 +50,7 @@ pub unsafe fn arrive(barrier: u32) {
     }
 }
 
-/// [`expect_tx`] and one arrival in one operation (`mbarrier.arrive.expect_tx.shared::cta.b64`). Before the copies
+/// Adds `bytes` to what the current phase expects, and arrives, in one operation (`mbarrier.arrive.expect_tx.shared::cta.b64`). Before the copies
 /// that bring the bytes.
 ///
 /// # Safety
