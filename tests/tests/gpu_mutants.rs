@@ -54,7 +54,7 @@ fn siblings_share_their_code() -> Result<(), Failed> {
             if !shared.is_empty() {
                 return Err(format!("{} is judged elsewhere", kernel.name).into());
             }
-        } else if shared.len() < 5 * own.len() || own.is_empty() {
+        } else if shared.len() < 2 * own.len() || own.is_empty() {
             let (shared, own) = (shared.len(), own.len());
             return Err(format!("{}: {shared} mutants are in shared code, {own} are not", kernel.name).into());
         }
