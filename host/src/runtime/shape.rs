@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use kernels::launch::Arch;
-use kernels::{fragment, operand};
+use kernels::{expert_list, fragment, operand};
 
 use crate::options::{ActScale, ActScaleL2, Activations, ForwardOptions, Part, WarmupScales};
 use crate::weights::{LayerWeights, Linear};
@@ -73,6 +73,14 @@ impl Operands {
         match self {
             Self::Fragments => 1,
             Self::Blocks => operand::BLOCK_ROWS,
+        }
+    }
+
+    /// Most experts of a grouped GEMM.
+    pub fn most_groups(self) -> usize {
+        match self {
+            Self::Fragments => expert_list::MAX_EXPERTS as usize,
+            Self::Blocks => MAX_EXPERTS + 1,
         }
     }
 
@@ -238,6 +246,7 @@ impl LayerShape {
         }
         let limits = [
             ("experts", self.experts, MAX_EXPERTS),
+            ("experts of this rank", self.groups(), self.operands.most_groups()),
             ("experts per token", self.top_k, MAX_TOP_K),
             ("hidden size", self.hidden, MAX_WIDTH),
             ("intermediate size", self.intermediate, MAX_WIDTH),
@@ -358,5 +367,19 @@ mod tests {
         let (l1, l2) = (Operands::Blocks.gate_up(80, 192), Operands::Blocks.plain(192, 80));
         assert_eq!((l1.row_tiles, l1.k_units, l1.bytes()), (2, 3, 6 * 4608));
         assert_eq!((l2.row_tiles, l2.k_units, l2.row_bytes(), l2.row_scale_bytes()), (2, 2, 64, 8));
+    }
+
+    #[test]
+    fn more_experts_than_a_list_has_room_for_are_refused() {
+        let many = |experts: usize, operands| LayerShape {
+            experts,
+            local: 0..experts,
+            operands,
+            ..shape(0, 1, SharedKind::None)
+        };
+        assert!(many(385, Operands::Fragments).check().is_ok());
+        let error = many(386, Operands::Fragments).check().unwrap_err().to_string();
+        assert!(error.contains("386") && error.contains("385"), "{error}");
+        assert!(many(1024, Operands::Blocks).check().is_ok());
     }
 }
