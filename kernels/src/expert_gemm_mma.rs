@@ -194,29 +194,6 @@ impl Epilogue for Plain {
     }
 }
 
-/// A lane's weights of a unit as they are packed.
-#[derive(Clone, Copy)]
-pub struct PackedUnit {
-    words: [u32; 4],
-    scales: [u32; 2],
-}
-
-impl PackedUnit {
-    /// # Safety
-    /// `codes` and `scales` are this lane's addresses in a unit in shared memory.
-    #[inline(always)]
-    pub unsafe fn load(codes: u32, scales: u32) -> Self {
-        // SAFETY: the caller's addresses.
-        unsafe { Self { words: shared::load_v4(codes), scales: shared::load_v2(scales) } }
-    }
-
-    /// With the scales as f16.
-    #[inline(always)]
-    pub fn unpack(self) -> UnitWeights {
-        UnitWeights { words: self.words, scales: expand::scales(self.scales) }
-    }
-}
-
 /// A lane's weights of a unit: codes of its four k16 steps, and their scales as f16 pairs of rows g and g + 8.
 #[derive(Clone, Copy)]
 pub struct UnitWeights {
@@ -226,11 +203,11 @@ pub struct UnitWeights {
 
 impl UnitWeights {
     /// # Safety
-    /// As [`PackedUnit::load`].
+    /// `codes` and `scales` are this lane's addresses in a unit in shared memory.
     #[inline(always)]
     pub unsafe fn load(codes: u32, scales: u32) -> Self {
         // SAFETY: the caller's addresses.
-        unsafe { PackedUnit::load(codes, scales).unpack() }
+        unsafe { Self { words: shared::load_v4(codes), scales: expand::scales(shared::load_v2(scales)) } }
     }
 
     /// The A fragment of k16 step `step`, see [`expand::fragment`].

@@ -27,16 +27,16 @@
 //! | resource | cycles | N = 128 | N = 32 | `Broad`, 192 |
 //! |---|---|---|---|---|
 //! | tensor cores | 8 N (4 N) | 1024 | 256 | 768 |
-//! | issue: 185 instructions of a warp (110), 120 (60) of them for the expansion | 370 (220) | 370 | 740 | 220 |
+//! | issue of the expansion alone: 120 instructions of a warp (60) | 240 (120) | 240 | 480 | 120 |
 //! | shared memory, 128 bytes a cycle: B by each m64 tile's wgmma, the ring's writes, A | 5 N + 144 (3 N + 72) | 784 | 304 | 648 |
 //! | L2, about 38 bytes a cycle at most: weights, 128 N of tokens | 3.4 N + 243 (3.4 N + 121) | 674 | 350 | 774 |
 //! | memory, 19.5 bytes a cycle (4.5 TB/s): the weights, once | 473 (236) | 473 | 473 | 236 |
 //!
 //! Measured on an H200, a unit takes about the time of its MMAs and that of its expansion together, in whatever way they
 //! are arranged: warpgroups that only expand into shared memory for others, three or four warpgroups of one tile each,
-//! more or fewer MMAs to a group. While wgmma runs, other instructions are held back at dispatch. So what counts is how few
-//! instructions stand in the loop: uniform registers for all that is the same in a warp ([`notes::uniform`]), tokens that need
-//! one bulk copy and no fence.
+//! more or fewer MMAs to a group. While wgmma runs, other instructions are held back at dispatch. So what counts is how little
+//! stands in the loop beside the expansion: uniform registers for all that is the same in a warp ([`notes::uniform`]: no moves
+//! between the register files, no branches that might diverge), tokens that need one bulk copy and no fence.
 //!
 //! Floors for DeepSeek-V4-Pro's 48 experts: reading all weights at 4.5 TB/s takes 264 us for gate and up and 132 us for
 //! down; 8192 tokens with six picks take 6.18 ms and 3.09 ms at 700 TFLOP/s.

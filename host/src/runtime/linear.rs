@@ -92,8 +92,9 @@ pub struct LinearWorkspace {
     /// E4M3 scales of the codes.
     x_block_scales: Region,
     x_scale: Region,
-    /// f32 `[max_tokens, chunk_columns]`: products.
+    /// f16 `[max_tokens, k]`: rows as the forms by wgmma take them; empty where there are none.
     lines: Region,
+    /// f32 `[max_tokens, chunk_columns]`: products.
     y: Region,
 }
 

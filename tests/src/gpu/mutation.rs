@@ -20,8 +20,8 @@ use super::{Case, Sizes, cases_at, routing, text};
 
 /// Schedules, by what is likely to notice most: warps in turn, consumers first, late copies.
 pub const SCHEDULES: [&str; 3] = ["round-robin", "consumer-first", "async-late"];
-/// Those for a kernel. The first one does for the expert GEMMs, whose code is long: of their mutants that any of
-/// [`SCHEDULES`] kills it kills all.
+/// Those for a kernel. The first one does for the expert GEMMs, whose code is long: where both were tried it killed all of
+/// their mutants that [`SCHEDULES`] do.
 pub fn schedules(kernel: &Launch) -> &'static [&'static str] {
     if kernel.name.starts_with("expert_gemm_") { &SCHEDULES[..1] } else { &SCHEDULES }
 }
