@@ -61,7 +61,28 @@ pub trait Epilogue {
     ///
     /// # Safety
     /// The thread's part of the output is writable; `scales` are those of the token group.
-    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, scales: Scales);
+    #[inline(always)]
+    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, scales: Scales) {
+        // SAFETY: the caller's scales and output.
+        unsafe {
+            let (b_scale, alphas) = scales.load_thread();
+            self.store_scaled_thread(acc, tile, row, tokens, b_scale, alphas);
+        }
+    }
+
+    /// The same with the scales of the thread's two tokens, and alpha and alpha of up.
+    ///
+    /// # Safety
+    /// The thread's part of the output is writable.
+    unsafe fn store_scaled_thread(
+        &self,
+        acc: [f32; 4],
+        tile: u32,
+        row: u32,
+        tokens: u32,
+        b_scale: [f32; 2],
+        alphas: [f32; 2],
+    );
 }
 
 /// Shared addresses of the scales that results are multiplied with.
@@ -127,10 +148,16 @@ impl Element for u16 {
 
 impl<T: Element> Epilogue for Swiglu<T> {
     #[inline(always)]
-    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, scales: Scales) {
+    unsafe fn store_scaled_thread(
+        &self,
+        acc: [f32; 4],
+        tile: u32,
+        row: u32,
+        tokens: u32,
+        b_scale: [f32; 2],
+        [alpha, alpha_up]: [f32; 2],
+    ) {
         let lane = warp::lane_id();
-        // SAFETY: the caller's scales.
-        let (b_scale, [alpha, alpha_up]) = unsafe { scales.load_thread() };
         let [g0, g1, u0, u1] = acc;
         let h = epilogue::swiglu([g0, g1], [u0, u1], b_scale, alpha, alpha_up, self.fold, self.limit);
         let column = tile * GATE_UP_FEATURES as u32 + lane / 4;
@@ -167,10 +194,16 @@ pub struct Plain {
 
 impl Epilogue for Plain {
     #[inline(always)]
-    unsafe fn store_thread(&self, acc: [f32; 4], tile: u32, row: u32, tokens: u32, scales: Scales) {
+    unsafe fn store_scaled_thread(
+        &self,
+        acc: [f32; 4],
+        tile: u32,
+        row: u32,
+        tokens: u32,
+        b_scale: [f32; 2],
+        [alpha, _]: [f32; 2],
+    ) {
         let lane = warp::lane_id();
-        // SAFETY: the caller's scales.
-        let (b_scale, [alpha, _]) = unsafe { scales.load_thread() };
         let column = tile * TILE_ROWS as u32 + lane / 4;
         let feature = column + self.first_tile * TILE_ROWS as u32;
         let token = lane % 4 * 2;

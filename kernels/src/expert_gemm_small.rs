@@ -8,10 +8,9 @@
 //! form and batch.
 //!
 //! # Data
-//! * Weights: every warp has its own ring of stages of [`STAGE_UNITS`] units of [`crate::fragment`], filled by 1D
-//!   bulk copies that one lane issues, an mbarrier per stage. A stage is refilled as soon as the warp has read it; the
-//!   ring runs on across tiles and experts, so the next tile's weights are under way during an epilogue, and while the
-//!   block changes its tokens.
+//! * Weights: every warp has its own [`Ring`]. A stage is refilled as soon as the warp has read it; the ring runs on across
+//!   tiles and experts, so the next tile's weights are under way during an epilogue, and while the block changes its
+//!   tokens.
 //! * Tokens: up to eight rows of f16, one bulk copy each, row-major with 16 bytes between rows, so that `ldmatrix` is
 //!   free of bank conflicts and gives the B fragments of two steps. Columns of the MMA without a token read a row that
 //!   is there: the columns of a product do not mix, and what they hold is not stored. So nothing is zeroed.
@@ -42,11 +41,12 @@
 use crate::expand::UNSCALE;
 use crate::expert_gemm_mma::{
     Epilogue, FOLD_ALPHA, GROUP_TOKENS, Gemm, Plain, ROUTING_SETTLED, Scales, Swiglu, TOKEN_GAP,
-    UNIT_TOKEN_BYTES, UnitWeights, entries, launches, unit_warp,
+    UNIT_TOKEN_BYTES, entries, launches,
 };
 use crate::expert_list::{self, ExpertList};
-use crate::fragment::{CODE_BYTES, UNIT_BYTES};
+use crate::fragment::UNIT_BYTES;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
+use crate::weight_ring::{Ring, STAGE_BYTES, Source};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier};
 
@@ -54,10 +54,6 @@ use cuda_std::{bulk, grid, mbarrier};
 pub const MAX_WARPS: u32 = 24;
 /// Tokens of a tile.
 pub const TOKENS: u32 = GROUP_TOKENS;
-/// Units of 64 columns of a stage.
-pub const STAGE_UNITS: u32 = 4;
-/// Bytes of a stage.
-const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
 /// Mbarriers for all rings.
 const RING_BARRIERS: u32 = 88;
 /// Most stages of a ring; one lane each initialises its barrier.
@@ -163,10 +159,8 @@ launches! { BOUNDS, SHARED_BYTES, Geometry::Warps;
 /// The weights that a warp still has to fetch, in order: its tiles of the block's share, in stages.
 struct Fetch {
     list: ExpertList<TOKENS>,
-    /// Next stage's weights.
-    from: *const u8,
-    /// Units left in its tile.
-    units: u32,
+    /// The tile's weights that are next.
+    source: Source,
     /// The tile: its number in the block's share, its row tile, its token tile and that one's entry.
     tile: u32,
     row_tile: u32,
@@ -201,10 +195,10 @@ impl Fetch {
         let expert = unsafe { self.list.entry(self.entry).expert };
         let tile = expert * gemm.row_tiles + gemm.first_tile + self.row_tile;
         // SAFETY: a row tile of the weights.
-        self.from = unsafe {
+        self.source.from = unsafe {
             gemm.weights.add((u64::from(tile) * u64::from(gemm.k_units * UNIT_BYTES as u32)) as usize)
         };
-        self.units = gemm.k_units;
+        self.source.units = gemm.k_units;
     }
 
     /// Issues the copy of the next stage to `to`, counted on `barrier`; nothing if there is none.
@@ -213,21 +207,11 @@ impl Fetch {
     /// The whole warp calls it; nobody reads the stage any more.
     #[inline(always)]
     unsafe fn issue_warp(&mut self, gemm: &Gemm, to: u32, barrier: u32) {
-        if self.units == 0 {
+        if self.source.units == 0 {
             return;
         }
-        let units = self.units.min(STAGE_UNITS);
-        let bytes = units * UNIT_BYTES as u32;
-        // SAFETY: the whole warp is here; the units are inside the tile, the stage holds them.
-        unsafe {
-            if warp::elect(warp::FULL) {
-                mbarrier::arrive_expect_tx(barrier, bytes);
-                bulk::load_hint(to, self.from, bytes, barrier, bulk::EVICT_FIRST);
-            }
-            self.from = self.from.add(bytes as usize);
-        }
-        self.units -= units;
-        if self.units == 0 {
+        // SAFETY: the caller's duty; the units are inside the tile.
+        if unsafe { self.source.copy_warp(to, barrier) } {
             self.tile += self.warps;
             self.row_tile += self.warps;
             // SAFETY: the caller's list.
@@ -286,8 +270,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
 
         let mut fetch = Fetch {
             list,
-            from: gemm.weights,
-            units: 0,
+            source: Source { from: gemm.weights, units: 0 },
             tile: warp,
             row_tile: first_row_tile + warp,
             token_tile,
@@ -297,18 +280,13 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             warps,
         };
         fetch.start_tile(gemm);
-        let mut slot = 0;
-        while slot < stages {
-            fetch.issue_warp(gemm, ring + slot * STAGE_BYTES, barriers + slot * mbarrier::BYTES);
-            slot += 1;
-        }
+        let mut ring = Ring::new(ring, barriers, stages);
+        ring.start(|to, barrier| fetch.issue_warp(gemm, to, barrier));
         // Rows, scales and outputs are others' business until here. A second wait returns at once.
         grid::wait_for_dependencies();
         grid::launch_dependents();
 
         let scales = Scales { tokens: base + at::SCALES, alphas: base + at::ALPHAS };
-        slot = 0;
-        let mut parity = 0;
         let mut token_parity = 0;
         // The warp's next tile as a row tile of the current token tile, and the end of the share as one.
         let mut tile = first_row_tile + warp;
@@ -355,46 +333,9 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             let b_rows = base + at::TOKENS_DATA + (lane % 8).min(tokens - 1) * stride + lane / 8 * 16;
 
             while tile < end.min(gemm.tile_count) {
-                let mut acc = [[0.0; 4]];
-                let mut b = b_rows;
-                let mut units = gemm.k_units;
-                while units != 0 {
-                    let barrier = barriers + slot * mbarrier::BYTES;
-                    let stage = ring + slot * STAGE_BYTES;
-                    mbarrier::wait_parity(barrier, parity);
-                    warp::sync_warp(warp::FULL);
-                    let mut codes = stage + 16 * lane;
-                    let mut pairs = stage + CODE_BYTES as u32 + lane / 4 * 8;
-                    if units >= STAGE_UNITS {
-                        let mut n = 0;
-                        while n < STAGE_UNITS {
-                            let unit = n * UNIT_BYTES as u32;
-                            let weights = UnitWeights::load(codes + unit, pairs + unit);
-                            unit_warp(&mut acc, weights, [b + n * UNIT_TOKEN_BYTES]);
-                            n += 1;
-                        }
-                        b += STAGE_UNITS * UNIT_TOKEN_BYTES;
-                        units -= STAGE_UNITS;
-                    } else {
-                        // The last stage of a K that is no multiple of a stage's.
-                        while units != 0 {
-                            unit_warp(&mut acc, UnitWeights::load(codes, pairs), [b]);
-                            codes += UNIT_BYTES as u32;
-                            pairs += UNIT_BYTES as u32;
-                            b += UNIT_TOKEN_BYTES;
-                            units -= 1;
-                        }
-                    }
-                    // Every lane has read the stage.
-                    warp::sync_warp(warp::FULL);
-                    fetch.issue_warp(gemm, stage, barrier);
-                    slot += 1;
-                    if slot == stages {
-                        slot = 0;
-                        parity ^= 1;
-                    }
-                }
-                epilogue.store_thread(acc[0], tile, row, tokens, scales);
+                let acc =
+                    ring.chain_warp(gemm.k_units, b_rows, |to, barrier| fetch.issue_warp(gemm, to, barrier));
+                epilogue.store_thread(acc, tile, row, tokens, scales);
                 tile += warps;
             }
 

@@ -9,10 +9,11 @@ use crate::row;
 #[cfg(not(target_arch = "nvptx64"))]
 use crate::{
     combine, count_slots, dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_swiglu,
-    expert_gemm_medium, expert_gemm_small, expert_gemm_wide, gather_lines, place_slots, prepare_rows_bf16,
-    prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantise_blocks_bf16, quantise_blocks_f32,
-    quantize_nvfp4_rows, read_stream, repack_nvfp4, repack_nvfp4_blocks, route_tokens, router_logits,
-    rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4, tcgen05_gemm, tcgen05_mega,
+    expert_decode, expert_gemm_medium, expert_gemm_small, expert_gemm_wide, gather_lines, place_slots,
+    prepare_rows_bf16, prepare_rows_nvfp4_bf16, prepare_rows_nvfp4_f32, quantise_blocks_bf16,
+    quantise_blocks_f32, quantize_nvfp4_rows, read_stream, repack_nvfp4, repack_nvfp4_blocks, route_tokens,
+    router_logits, rows_amax_bf16, rows_amax_f32, sort_slots, swiglu_quantize_nvfp4, tcgen05_gemm,
+    tcgen05_mega,
 };
 
 /// An architecture that a PTX module is built for.
@@ -139,6 +140,9 @@ pub enum Geometry {
     /// Any number of whole warps up to the block of [`LaunchBounds`]; the kernel's own documentation says which
     /// are fast, and the grid.
     Warps,
+    /// As [`Fixed`](Self::Fixed); the blocks wait for each other, so all must be resident at once: a cooperative launch,
+    /// of at most as many blocks as fit the device.
+    Resident,
 }
 
 /// Block and grid of one launch.
@@ -194,6 +198,7 @@ pub const TABLE: &[Launch] = &[
     dense_bf16_swiglu::LAUNCH,
     dense_fp8_linear::LAUNCH,
     dense_fp8_swiglu::LAUNCH,
+    expert_decode::LAUNCH,
     expert_gemm_medium::SWIGLU_BF16,
     expert_gemm_medium::SWIGLU_F32,
     expert_gemm_medium::PLAIN_F32,

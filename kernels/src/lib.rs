@@ -20,6 +20,7 @@ pub mod dense_fp8_linear;
 pub mod dense_fp8_swiglu;
 pub mod epilogue;
 pub mod expand;
+pub mod expert_decode;
 pub mod expert_gemm_medium;
 pub mod expert_gemm_mma;
 pub mod expert_gemm_small;
@@ -59,6 +60,7 @@ pub mod tcgen05_gemm;
 #[cfg(any(not(target_arch = "nvptx64"), cuda_arch = "sm_100a"))]
 pub mod tcgen05_mega;
 pub mod to_f16;
+pub mod weight_ring;
 
 cuda_std::dynamic_shared_memory!();
 

@@ -96,10 +96,26 @@ impl Chunk {
 
 /// What became of the slots of a thread.
 #[derive(Clone, Copy, Default)]
-struct Tally {
+pub struct Tally {
     invalid: u32,
     foreign: u32,
     non_finite: u32,
+}
+
+impl Tally {
+    /// Adds the warp's sums to `stats`.
+    ///
+    /// # Safety
+    /// The whole warp calls it; `stats` has 8 words.
+    #[inline(always)]
+    pub unsafe fn report(&self, stats: *mut u32) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            report(stats, STAT_INVALID_SLOTS, self.invalid);
+            report(stats, STAT_FOREIGN_SLOTS, self.foreign);
+            report(stats, STAT_NON_FINITE, self.non_finite);
+        }
+    }
 }
 
 impl Slots {
@@ -108,7 +124,7 @@ impl Slots {
     /// # Safety
     /// The slot exists.
     #[inline(always)]
-    unsafe fn expert(&self, slot: u32, tally: &mut Tally) -> u32 {
+    pub unsafe fn expert(&self, slot: u32, tally: &mut Tally) -> u32 {
         // SAFETY: the slot and its token exist.
         let (id, is_finite) = unsafe {
             let id = *self.topk_ids.add(slot as usize) as u32;
@@ -210,9 +226,7 @@ pub unsafe fn count_block(slots: &Slots, chunk: Chunk, stats: *mut u32) -> u32 {
         let mut tally = Tally::default();
         walk(slots, chunk, &mut tally, |_, _, _| {});
         if !stats.is_null() && thread::thread_idx_x() / 32 < chunk.walkers {
-            report(stats, STAT_INVALID_SLOTS, tally.invalid);
-            report(stats, STAT_FOREIGN_SLOTS, tally.foreign);
-            report(stats, STAT_NON_FINITE, tally.non_finite);
+            tally.report(stats);
         }
         thread::sync_threads();
         let mut total = 0;
@@ -230,7 +244,7 @@ pub unsafe fn count_block(slots: &Slots, chunk: Chunk, stats: *mut u32) -> u32 {
 /// # Safety
 /// Whole warps call it; `stats` has 8 words.
 #[inline(always)]
-unsafe fn report(stats: *mut u32, word: usize, count: u32) {
+pub unsafe fn report(stats: *mut u32, word: usize, count: u32) {
     // SAFETY: the caller's duty.
     unsafe {
         let sum = warp::reduce_add_u32(warp::FULL, count);

@@ -109,7 +109,7 @@ const fn launch<F: Form>(name: &'static str) -> Launch {
         shared_bytes: F::SHARED_BYTES,
         args: ARGS,
         archs: &[Arch::Sm100a],
-        geometry: Geometry::Fixed,
+        geometry: Geometry::Resident,
     }
 }
 

@@ -7,7 +7,7 @@ use cuda_std::half::{f16x2_from_e4m3x2_low, f16x2_from_f32, mul_f16x2};
 use cuda_std::math::prmt;
 use nvfp4::quantize::{Block, NON_FINITE_BITS};
 
-use crate::group::{Bf16Group, Group};
+use crate::group::Bf16Group;
 
 /// Columns of a unit of the B operand: rows are padded with zeros to a multiple of it.
 pub const UNIT: u32 = 64;
@@ -54,15 +54,20 @@ impl RowPower {
     /// Sixteen bf16 as f16 times the power; zeros for a row that is not finite.
     #[inline(always)]
     pub fn group(self, x: &Bf16Group) -> F16Group {
-        let mut out = [0; 8];
+        self.words(x.0)
+    }
+
+    /// As [`Self::group`], of words of two.
+    #[inline(always)]
+    pub fn words<const N: usize>(self, x: [u32; N]) -> [u32; N] {
+        let mut out = [0; N];
         if self.scale.is_nan() {
             return out;
         }
-        let v = x.values();
         let mut i = 0;
-        while i < 8 {
-            let scaled = |x: f32| x * self.factors[0] * self.factors[1];
-            out[i] = f16x2_from_f32(scaled(v[2 * i]), scaled(v[2 * i + 1]));
+        while i < N {
+            let scaled = |bits: u32| f32::from_bits(bits) * self.factors[0] * self.factors[1];
+            out[i] = f16x2_from_f32(scaled(x[i] << 16), scaled(x[i] & 0xffff_0000));
             i += 1;
         }
         out
@@ -103,6 +108,7 @@ pub fn block_products(block: Block) -> F16Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::Group;
     use cuda_std::half::f32_from_f16;
     use nvfp4::bf16;
 

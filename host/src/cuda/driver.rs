@@ -347,6 +347,7 @@ struct LaunchConfig {
 }
 
 /// `CUlaunchAttribute`: an id and a union of 64 bytes.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct LaunchAttribute {
     id: u32,
@@ -361,6 +362,13 @@ impl LaunchAttribute {
         let mut value = [0; 16];
         value[..3].copy_from_slice(&blocks.map(|n| n.max(1)));
         Self { id: 4, pad: 0, value }
+    }
+
+    /// `CU_LAUNCH_ATTRIBUTE_COOPERATIVE`: all blocks are resident at once, or the launch fails.
+    fn cooperative() -> Self {
+        let mut value = [0; 16];
+        value[0] = 1;
+        Self { id: 2, pad: 0, value }
     }
 
     /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: the kernel may start before the one in front of it has
@@ -399,6 +407,8 @@ pub struct LaunchWith {
     pub cluster: [u32; 3],
     /// Whether the kernel may start before the one in front of it in the stream has ended.
     pub dependent: bool,
+    /// Whether the blocks wait for each other.
+    pub cooperative: bool,
 }
 
 /// As [`launch_kernel`], with attributes. A driver without `cuLaunchKernelEx` launches in the ordinary way, which is
@@ -417,21 +427,32 @@ pub(super) unsafe fn launch_kernel_with(
 ) -> Result<()> {
     let has_cluster = with.cluster != [0; 3];
     let launch = match launch_kernel_ex_function() {
-        Some(launch) if has_cluster || with.dependent => launch,
+        Some(launch) if has_cluster || with.dependent || with.cooperative => launch,
+        None if with.cooperative => {
+            return Err(Error::unsupported("a cooperative launch", "the driver has no cuLaunchKernelEx"));
+        }
         // SAFETY: the caller's.
         _ => return unsafe { launch_kernel(function, grid, block, shared_bytes, on, parameters) },
     };
-    let cluster = LaunchAttribute::cluster(with.cluster);
-    let all = [LaunchAttribute::dependent(), cluster];
-    // One of the two, or both.
-    let attributes = &all[usize::from(!with.dependent)..1 + usize::from(has_cluster)];
+    let mut attributes = [LaunchAttribute::dependent(); 3];
+    let mut count = 0;
+    for (wanted, attribute) in [
+        (with.dependent, LaunchAttribute::dependent()),
+        (has_cluster, LaunchAttribute::cluster(with.cluster)),
+        (with.cooperative, LaunchAttribute::cooperative()),
+    ] {
+        if wanted {
+            attributes[count] = attribute;
+            count += 1;
+        }
+    }
     let config = LaunchConfig {
         grid,
         block,
         shared_bytes,
         stream: stream(on),
         attributes: attributes.as_ptr(),
-        attribute_count: attributes.len() as u32,
+        attribute_count: count as u32,
     };
     // SAFETY: the caller's; the configuration lives until the call returns.
     check("cuLaunchKernelEx", unsafe { launch(&config, function, parameters.as_mut_ptr(), null_mut()) })

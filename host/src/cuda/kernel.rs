@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kernels::launch::{Arch, Dims, Launch};
+use kernels::launch::{Arch, Dims, Geometry, Launch};
 
 use super::{Context, Function, LaunchWith, Module, RawStream};
 use crate::runtime::{Args, check_dims};
@@ -109,7 +109,8 @@ impl Kernel {
         let mut parameters = values.each_mut().map(|value| core::ptr::from_mut(value).cast());
         let parameters = &mut parameters[..self.launch.args.len()];
         let Dims { grid, block, shared_bytes } = dims;
-        let with = LaunchWith { cluster: self.launch.bounds.cluster, dependent };
+        let cooperative = self.launch.geometry == Geometry::Resident;
+        let with = LaunchWith { cluster: self.launch.bounds.cluster, dependent, cooperative };
         // SAFETY: as many parameters as the table has, each in a word at least as large; the rest is the caller's.
         unsafe { self.function.launch_with_raw(stream, grid, block, shared_bytes, with, parameters) }
     }

@@ -11,7 +11,7 @@ use crate::io::Stats;
 use crate::options::WarmupScales;
 use crate::runtime::plan::{LayerIo, LayerPlan};
 use crate::runtime::shape::LayerOptions;
-use crate::runtime::workspace::{STATS, WorkspaceLayout, stats};
+use crate::runtime::workspace::{STATE, STATS, WorkspaceLayout, stats};
 use crate::runtime::{Args, DevicePtr, Queue};
 use crate::weights::LayerWeights;
 
@@ -28,7 +28,8 @@ impl Workspace {
         let stream = Stream::new(context)?;
         let mut workspace =
             Workspace { buffer: DeviceBuffer::alloc(context, bytes)?, context: context.clone() };
-        workspace.reset_counters(&stream)?;
+        let state = (4 * STATE).min(workspace.buffer.bytes());
+        workspace.buffer.copy_from_host_at(&stream, 0, &[0; 4 * STATE][..state])?;
         stream.synchronize()?;
         Ok(workspace)
     }

@@ -5,7 +5,7 @@ use half::bf16;
 
 use super::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
 use super::shape::LayerOptions;
-use super::workspace::{STATS, stats};
+use super::workspace::{STATE, STATS, stats};
 use super::{Device, DevicePtr, Memory};
 use crate::Error;
 use crate::error::Result;
@@ -107,7 +107,7 @@ fn workspace(device: &dyn Device, bytes: usize) -> Result<Memory<'_>> {
         if !device.tracks_writes() {
             device.fill_u8(memory.ptr(), POISON, bytes)?;
         }
-        device.fill_u32(memory.ptr(), 0, STATS)?;
+        device.fill_u32(memory.ptr(), 0, STATE)?;
     }
     Ok(memory)
 }

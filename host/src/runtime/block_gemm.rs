@@ -66,7 +66,7 @@ fn choose(gemm: &Gemm, queue: &dyn Queue, epilogue: Epilogue) -> Result<(&'stati
         Form::Single => single(epilogue).map(|launch| (launch, blocks::dims::<layout::Single>(sms))),
         Form::Pair => pair(epilogue).map(|launch| (launch, blocks::dims::<layout::Pair>(sms))),
         Form::Small | Form::Medium | Form::Narrow | Form::Wide | Form::Broad => None,
-        Form::Mega | Form::MegaPair => None,
+        Form::Decode | Form::Mega | Form::MegaPair => None,
     };
     launch.ok_or_else(|| {
         let what = format!("{form:?} GEMM of NVFP4 activations on {}", queue.arch().name());

@@ -47,6 +47,16 @@ impl Call<'_> {
                 return self.mega(kernel, weights, tokens);
             }
             let tokens = self.tokens()?;
+            if self.takes_decode()? {
+                let (ids, weights) = self.route(tokens)?;
+                let mut shared = DevicePtr::NULL;
+                if let Some(apart) = self.shared(tokens) {
+                    rows::bf16(self.queue, self.token_rows(tokens), self.x(), DevicePtr::NULL)?;
+                    apart.enqueue(ids)?;
+                    shared = self.region(self.layout.shared.y);
+                }
+                return self.decode(ids, weights, shared, tokens);
+            }
             let (ids, weights) = self.swiglu(tokens)?;
             if let Some(shared) = self.shared(tokens) {
                 shared.enqueue(ids)?;

@@ -12,7 +12,7 @@ pub fn check_dims(launch: &Launch, dims: &Dims) -> Result<()> {
     let bounds = &launch.bounds;
     let threads: u32 = dims.block.iter().product();
     let block_fits = match launch.geometry {
-        Geometry::Fixed => dims.block == bounds.block,
+        Geometry::Fixed | Geometry::Resident => dims.block == bounds.block,
         Geometry::Warps => {
             threads != 0
                 && threads.is_multiple_of(32)

@@ -19,7 +19,7 @@ use super::image::{MatrixRegions, NUMBERS, pack, put};
 use super::plan::{Form, Tokens};
 use super::rows::{self, Scales};
 use super::shape::{MAX_WIDTH, Operands, Packed};
-use super::workspace::{STATS, chunk_columns};
+use super::workspace::{STATE, STATS, chunk_columns};
 use super::{Args, Device, DevicePtr, Queue, Region, Regions, grids};
 use crate::cpu::{LinearMode, RowScale};
 use crate::weights::Nvfp4Matrix;
@@ -79,7 +79,7 @@ struct Image {
 pub struct LinearWorkspace {
     regions: Regions,
     chunk_columns: usize,
-    /// u32 `[STATS]`: counters, at the start as in every workspace.
+    /// u32 `[STATE]`: counters, at the start as in every workspace.
     stats: Region,
     tokens: Region,
     counts: Region,
@@ -176,7 +176,7 @@ impl LinearPlan {
             (self.shape.packed(), max_tokens.next_multiple_of(self.shape.operands.row_tile()));
         Ok(LinearWorkspace {
             chunk_columns,
-            stats: regions.add("counters", STATS, 4)?,
+            stats: regions.add("counters", STATE, 4)?,
             tokens: regions.add("token count", 1, 4)?,
             counts: regions.add("rows", 1, 4)?,
             offsets: regions.add("offsets", 2, 4)?,

@@ -13,6 +13,7 @@ pub mod backend;
 mod block_gemm;
 mod block_rows;
 mod call;
+mod decode;
 mod device;
 mod dims;
 mod gemm;

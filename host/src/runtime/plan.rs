@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! x -> prepare -> sort -> L1 + SwiGLU -> prepare -> ( L2 -> combine ) per column chunk -> output
+//! x -> both products and the combination -> output
 //! x -> maxima -> sort -> quantise -> L1 + SwiGLU (-> quantise) -> ( L2 -> combine ) per column chunk -> output
 //! ```
-//! The second is that of NVFP4 activations on sm_100a ([`Operands::Blocks`](super::shape::Operands::Blocks)).
+//! The second is that of few tokens ([`Form::Decode`]), the third that of NVFP4 activations on sm_100a ([`Operands::Blocks`](super::shape::Operands::Blocks)).
 //!
 //! Which kernels run depends on the layer, its options and the largest number of tokens, never on the routing or on the
 //! tokens of the call: those stay on the device, so that one captured graph serves them all.
@@ -22,11 +23,14 @@ use crate::{Error, Result};
 
 /// A form of the grouped GEMMs. All that a layer has give the same bits; one that it has not is an error.
 ///
-/// Without a wish the planner goes by the mean number of rows per group of a call with its most tokens: on sm_90a
-/// [`Small`](Self::Small), [`Medium`](Self::Medium), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide) in that order, and [`Broad`](Self::Broad) where it saves a tile; on sm_100a the
+/// Without a wish the planner takes [`Decode`](Self::Decode) where it is possible, and otherwise goes by the mean number of rows per
+/// group of a call with its most tokens: on sm_90a [`Small`](Self::Small), [`Medium`](Self::Medium), [`Narrow`](Self::Narrow), [`Wide`](Self::Wide) in that order, and [`Broad`](Self::Broad) where it saves a tile; on sm_100a the
 /// first two, but for NVFP4 activations, which have forms of their own: [`Single`](Self::Single) and, above 64 rows, [`Pair`](Self::Pair).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
+    /// From rows and ids to the output in one launch: up to eight tokens ([`LayerPlan::has_decode`]). Its blocks wait for each other,
+    /// so it is launched cooperatively.
+    Decode,
     /// Eight tokens at a time, weights streamed once: decode.
     Small,
     /// Up to 32 tokens at a time, weights streamed: large decode batches.
@@ -213,7 +217,7 @@ impl LayerPlan {
             return Err(Error::invalid("warm-up", why));
         }
         // What is measured lies between the products: no form is both.
-        let form = io.form.filter(|&form| !matches!(form, Form::Mega | Form::MegaPair));
+        let form = io.form.filter(|&form| !matches!(form, Form::Decode | Form::Mega | Form::MegaPair));
         let io = LayerIo { part: Part::All, form, ..*io };
         let call =
             Call { plan: self, queue: device, io: &io, layout: &layout, at: workspace, measuring: true };

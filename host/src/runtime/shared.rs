@@ -5,6 +5,7 @@ use kernels::{dense_bf16_linear, dense_bf16_swiglu, dense_fp8_linear, dense_fp8_
 use super::call::Call;
 use super::gemm::{Epilogue, Gemm, Operand, Output, Quantised};
 use super::image::{MatrixRegions, pack, put};
+use super::plan::Form;
 use super::rows::{self, Scales};
 use super::shape::{LayerOptions, LayerShape, Operands, Packed, SharedKind};
 use super::workspace::needs_h_f32;
@@ -577,7 +578,11 @@ impl SharedCall<'_> {
             fold_alpha: fold,
             limit: self.call.plan.shape().limit,
             // A form of the routed experts' products is none of others'.
-            form: self.call.io.form.filter(|_| self.operands == self.call.plan.shape().operands),
+            form: self
+                .call
+                .io
+                .form
+                .filter(|&form| form != Form::Decode && self.operands == self.call.plan.shape().operands),
             mean_rows: self.max_tokens(),
             rows: self.max_tokens(),
         }

@@ -4,10 +4,11 @@ use kernels::launch::Arch;
 use megamoe::options::{ActScale, ActScaleL2, Activations, ForwardOptions, Part, WarmupScales};
 use megamoe::runtime::Device;
 use megamoe::runtime::backend::HostLayer;
+use megamoe::runtime::plan::Form;
 use megamoe::runtime::shape::LayerOptions;
 
 use super::problem::{Call, Routing, RowKind, Shared, Spec};
-use super::{Check, against_oracle, forms, run, same_bits};
+use super::{Check, against_oracle, against_oracle_in, forms, run, same_bits};
 
 /// What a case does.
 pub(super) type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
@@ -120,6 +121,57 @@ impl Cases {
     }
 }
 
+/// Calls of few tokens, in the form for them and in the one that it must equal to the bit.
+fn decode_cases(cases: &mut Cases, sizes: &Sizes) {
+    let mut add = |name: String, spec: Spec, call: (usize, Routing, RowKind), options: LayerOptions, part| {
+        let (tokens, routing, rows) = call;
+        cases.add(format!("decode/{name}"), move |device| {
+            let call = Call::new(&spec, tokens, routing, rows, 0xdec0 ^ tokens as u64);
+            against_oracle_in(device, &spec, &call, &options, part, &[Form::Small, Form::Decode])
+        });
+    };
+    let layer = sizes.layer;
+    let default = LayerOptions::default;
+    for tokens in [1, 3, 8] {
+        for routing in ROUTINGS {
+            let call = (tokens, routing, RowKind::Normal);
+            add(format!("{routing:?}-{tokens}"), layer, call, default(), Part::All);
+        }
+    }
+    for (&spec, tokens) in sizes.layers.iter().zip([1, 2, 4, 1, 2].into_iter().cycle()) {
+        for (tokens, routing) in [(tokens, Routing::Uniform), (2 * tokens, Routing::One)] {
+            let name =
+                format!("{}x{}x{}x{}-{tokens}", spec.hidden, spec.intermediate, spec.experts, spec.top_k);
+            add(name, spec, (tokens, routing, RowKind::Normal), default(), Part::All);
+        }
+    }
+    add("edges".into(), layer, (8, Routing::Uniform, RowKind::Edges), default(), Part::All);
+    for limit in [Some(1.0), None] {
+        let spec = Spec { limit, ..layer };
+        add(format!("limit-{limit:?}"), spec, (5, Routing::Uniform, RowKind::Normal), default(), Part::All);
+    }
+    let extreme = Spec { extreme: true, up_over_gate: 10.0, ..layer };
+    add("extreme".into(), extreme, (4, Routing::Uniform, RowKind::Normal), default(), Part::All);
+    for shared in [Shared::Nvfp4, Shared::Nvfp4Wide, Shared::Bf16] {
+        let spec = Spec { shared, ..layer };
+        for part in [Part::All, Part::Routed] {
+            let call = (7, Routing::Invalid, RowKind::Edges);
+            add(format!("{shared:?}-{part:?}"), spec, call, default(), part);
+        }
+    }
+    for (first, last) in [(0, layer.experts / 2), (1, 2), (2, 2)] {
+        let options = LayerOptions { local_experts: Some(first..last), ..default() };
+        for shared in [Shared::None, Shared::Nvfp4] {
+            let spec = Spec { shared, ..layer };
+            if (first, shared) == (2, Shared::None) {
+                continue;
+            }
+            let call = (8, Routing::Invalid, RowKind::Normal);
+            add(format!("local-{first}..{last}-{shared:?}"), spec, call, options.clone(), Part::All);
+        }
+    }
+}
+
 /// Every case at `sizes`.
 pub fn cases(sizes: &Sizes) -> Vec<Case> {
     let mut cases = Cases(Vec::new());
@@ -211,6 +263,7 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
         let spec = Spec { shared, ..layer };
         cases.add(format!("saturated+nvfp4/{shared:?}"), move |device| saturated(device, &spec, some));
     }
+    decode_cases(&mut cases, sizes);
     for (first, last) in [(0, layer.experts / 2), (layer.experts / 2, layer.experts), (1, 2), (2, 2)] {
         let options = LayerOptions { local_experts: Some(first..last), ..LayerOptions::default() };
         let spec = Spec { shared: Shared::Nvfp4, ..layer };

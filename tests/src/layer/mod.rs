@@ -20,7 +20,7 @@ use megamoe::options::{ActScaleL2, Activations, ForwardOptions, Part};
 use megamoe::oracle;
 use megamoe::runtime::Device;
 use megamoe::runtime::backend::HostLayer;
-use megamoe::runtime::plan::Form;
+use megamoe::runtime::plan::{Form, LayerPlan};
 use megamoe::runtime::shape::LayerOptions;
 
 pub use cases::{Case, Sizes, cases};
@@ -44,9 +44,19 @@ pub fn forms_of(arch: Arch, activations: Activations) -> &'static [Form] {
     }
 }
 
-/// Those of a call: of some there are mega forms.
-fn forms_of_call(device: &dyn Device, spec: &Spec, options: &LayerOptions, part: Part) -> Vec<Form> {
+/// Those of a call: of some there is a decode form, of some there are mega forms.
+fn forms_of_call(
+    device: &dyn Device,
+    spec: &Spec,
+    tokens: usize,
+    options: &LayerOptions,
+    part: Part,
+) -> Result<Vec<Form>, String> {
     let mut forms = forms(device, options.activations).to_vec();
+    let plan = LayerPlan::new(&spec.weights(), options, device.arch()).map_err(|e| e.to_string())?;
+    if plan.has_decode(tokens, part) {
+        forms.push(Form::Decode);
+    }
     let constant = match options.act_scale_l2 {
         ActScaleL2::Bound => spec.limit.is_some(),
         ActScaleL2::Static | ActScaleL2::Warmup => true,
@@ -56,7 +66,7 @@ fn forms_of_call(device: &dyn Device, spec: &Spec, options: &LayerOptions, part:
     if forms.contains(&Form::Pair) && constant && !apart {
         forms.extend([Form::Mega, Form::MegaPair]);
     }
-    forms
+    Ok(forms)
 }
 
 /// Runs the call in `form`.
@@ -82,6 +92,19 @@ pub fn against_oracle(
     options: &LayerOptions,
     part: Part,
 ) -> Check {
+    let forms = forms_of_call(device, spec, call.tokens, options, part)?;
+    against_oracle_in(device, spec, call, options, part, &forms)
+}
+
+/// The same in these forms.
+pub fn against_oracle_in(
+    device: &dyn Device,
+    spec: &Spec,
+    call: &Call,
+    options: &LayerOptions,
+    part: Part,
+    forms: &[Form],
+) -> Check {
     let weights = spec.weights();
     let mut options = options.clone();
     let forward = ForwardOptions { part, ..options.forward() };
@@ -92,8 +115,7 @@ pub fn against_oracle(
     let forward = ForwardOptions { part, ..options.forward() };
     let want = oracle::forward(&weights, &call.input(), &forward).map_err(|e| e.to_string())?;
     let mut first: Option<LayerOutput> = None;
-    let forms = forms_of_call(device, spec, &options, part);
-    for &form in &forms {
+    for &form in forms {
         let got = run(device, spec, call, &options, part, form)?;
         compare(&got, &want).map_err(|e| format!("{form:?}: {e}"))?;
         if let Some(first) = &first {

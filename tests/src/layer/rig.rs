@@ -8,7 +8,7 @@ use megamoe::io::{LayerOutput, Routing, Stats};
 use megamoe::options::Part;
 use megamoe::runtime::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
 use megamoe::runtime::shape::LayerOptions;
-use megamoe::runtime::workspace::STATS;
+use megamoe::runtime::workspace::{STATE, STATS};
 use megamoe::runtime::{Args, Device, DevicePtr, Memory, Queue};
 use megamoe::weights::LayerWeights;
 use megamoe::{Error, Result};
@@ -94,7 +94,7 @@ impl<'d> Workspace<'d> {
         let memory = Memory::new(device, bytes + GUARD)?;
         // SAFETY: memory of that size.
         unsafe {
-            device.fill_u32(memory.ptr(), 0, STATS)?;
+            device.fill_u32(memory.ptr(), 0, STATE)?;
             device.fill_u8(memory.ptr().byte_add(bytes as u64), POISON, GUARD)?;
         }
         Ok(Self { memory, bytes })
@@ -105,9 +105,9 @@ impl<'d> Workspace<'d> {
         self.memory.ptr()
     }
 
-    /// Everything but the counters becomes NaN.
+    /// Everything but what calls find in it becomes NaN.
     pub fn poison(&self, device: &dyn Device) -> Result<()> {
-        self.poison_from(device, 4 * STATS)
+        self.poison_from(device, 4 * STATE)
     }
 
     /// Everything from a byte on becomes NaN.

@@ -56,6 +56,8 @@ enum ActivationsArg {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum FormArg {
+    /// Up to eight tokens.
+    Decode,
     Small,
     Medium,
     Narrow,
@@ -84,6 +86,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             SpreadArg::Zipf => Spread::Zipf,
         },
         form: args.form.map(|form| match form {
+            FormArg::Decode => Form::Decode,
             FormArg::Small => Form::Small,
             FormArg::Medium => Form::Medium,
             FormArg::Narrow => Form::Narrow,

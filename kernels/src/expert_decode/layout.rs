@@ -1,0 +1,136 @@
+//! Where everything of a block lies in dynamic shared memory, and which sizes fit.
+
+use crate::expert_gemm_mma::{TOKEN_GAP, UNIT_TOKEN_BYTES};
+use crate::weight_ring::STAGE_BYTES;
+use cuda_std::mbarrier;
+
+/// Warps of a block. A share of the tiles that comes out even over fewer leaves the others out.
+pub const WARPS: u32 = 24;
+/// Most tokens of a call: columns of the MMA.
+pub const MAX_TOKENS: u32 = 8;
+/// Most rows of a call: slots of all tokens and, with a shared expert, the tokens once more.
+pub const MAX_ROWS: u32 = 64;
+/// Columns of a row that a warp stages at a time.
+pub const CHUNK_COLUMNS: u32 = 256;
+/// Most columns of a row of either product.
+pub const MAX_COLUMNS: u32 = 64 * CHUNK_COLUMNS;
+/// Mbarriers for all rings.
+const BARRIERS: u32 = 112;
+/// Most stages of a ring; one lane each initialises its barrier.
+const MAX_STAGES: u32 = 32;
+
+/// Byte offsets in dynamic shared memory.
+pub mod at {
+    use super::*;
+    /// u32 `[64]`: expert and number of each slot, see [`super::super::routing`].
+    pub const KEYS: u32 = 0;
+    /// u32 `[64]`: the same in the order of the rows.
+    pub const SORTED: u32 = KEYS + 4 * MAX_ROWS;
+    /// u32 `[64]`: token of each row.
+    pub const ROW_TOKEN: u32 = SORTED + 4 * MAX_ROWS;
+    /// u32 `[64]`: row of each slot, then of each token in the shared expert.
+    pub const SLOT_ROW: u32 = ROW_TOKEN + 4 * MAX_ROWS;
+    /// f32 `[64]`: weight of each slot.
+    pub const SLOT_WEIGHT: u32 = SLOT_ROW + 4 * MAX_ROWS;
+    /// u32 `[64][4]`: token tiles: expert, first row, rows.
+    pub const TILES: u32 = SLOT_WEIGHT + 4 * MAX_ROWS;
+    /// u32 `[2][4]`: the block's share of each product: first tile, tiles, warps, and in the first the token tiles, in the
+    /// second the stages of a ring.
+    pub const SHARES: u32 = TILES + 16 * MAX_ROWS;
+    /// u32 `[2][4]`: each product: address of its weights, row tiles, units.
+    pub const PRODUCTS: u32 = SHARES + 32;
+    /// u32 `[8]`: rows of each token.
+    pub const TOKEN_ROWS: u32 = PRODUCTS + 32;
+    /// f32 `[2][8]`: scales of the staged rows of each product.
+    pub const SCALES: u32 = TOKEN_ROWS + 4 * MAX_TOKENS;
+    /// u32 `[8][64]`: largest magnitude of each chunk of each staged row.
+    pub const MAXIMA: u32 = SCALES + 8 * MAX_TOKENS;
+    /// Mbarriers of the rings.
+    pub const BARRIERS: u32 = MAXIMA + 4 * MAX_TOKENS * (MAX_COLUMNS / CHUNK_COLUMNS);
+    /// The staged rows; the rings follow.
+    pub const ROWS: u32 = (BARRIERS + super::BARRIERS * mbarrier::BYTES).next_multiple_of(16);
+}
+
+/// Dynamic shared memory: all that a block can have.
+pub const SHARED_BYTES: u32 = 232_448;
+
+const _: () = {
+    assert!(at::TILES.is_multiple_of(16) && at::SHARES.is_multiple_of(16) && at::BARRIERS.is_multiple_of(8));
+    assert!(MAX_STAGES <= 32 && MAX_TOKENS == crate::expert_gemm_mma::GROUP_TOKENS);
+    // A slot's number and its expert share a word.
+    assert!(MAX_ROWS == 64);
+};
+
+/// Bytes from one staged row of `k_units` units to the next.
+#[inline(always)]
+pub const fn row_stride(k_units: u32) -> u32 {
+    k_units * UNIT_TOKEN_BYTES + TOKEN_GAP
+}
+
+/// Bytes of the staged rows of a call of up to `max_tokens` tokens: of either product, whose rows have as many units.
+#[inline(always)]
+pub const fn rows_bytes(max_tokens: u32, k_units: [u32; 2]) -> u32 {
+    let units = if k_units[0] > k_units[1] { k_units[0] } else { k_units[1] };
+    tile_tokens(max_tokens) * row_stride(units)
+}
+
+/// Rows of a token tile. A tile of an expert has no more than the call has tokens, unless a token names it twice.
+#[inline(always)]
+pub const fn tile_tokens(max_tokens: u32) -> u32 {
+    if max_tokens < MAX_TOKENS { max_tokens } else { MAX_TOKENS }
+}
+
+/// Stages of each of `warps` rings beside the staged rows; 0 = does not fit.
+#[inline(always)]
+pub const fn stages(warps: u32, rows_bytes: u32) -> u32 {
+    let fit = SHARED_BYTES.saturating_sub(at::ROWS + rows_bytes) / (warps * STAGE_BYTES);
+    let fit = if fit < BARRIERS / warps { fit } else { BARRIERS / warps };
+    if fit < MAX_STAGES { fit } else { MAX_STAGES }
+}
+
+/// Whether calls of up to `max_tokens` tokens with `slots` slots each (the shared expert's included) fit, with two stages for
+/// each warp.
+pub const fn fits(max_tokens: u32, slots: u32, k_units: [u32; 2]) -> bool {
+    let units = if k_units[0] > k_units[1] { k_units[0] } else { k_units[1] };
+    max_tokens <= MAX_TOKENS
+        && max_tokens.saturating_mul(slots) <= MAX_ROWS
+        && units <= MAX_COLUMNS / 64
+        && stages(WARPS, rows_bytes(max_tokens, k_units)) >= 2
+}
+
+// DeepSeek-V4-Pro with eight tokens, and what a token alone leaves to 21 warps.
+const _: () = assert!(fits(8, 7, [112, 48]) && stages(24, rows_bytes(8, [112, 48])) == 2);
+const _: () = assert!(stages(21, rows_bytes(1, [112, 48])) == 4 && !fits(8, 6, [256, 48]));
+
+/// The warps of a share of `tiles` tiles: as few as do it in as many rounds.
+#[inline(always)]
+pub const fn warps_for(tiles: u32) -> u32 {
+    if tiles == 0 { 0 } else { tiles.div_ceil(tiles.div_ceil(WARPS)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_fits_stays_inside() {
+        for max_tokens in 1..=MAX_TOKENS {
+            for units in 1..=256 {
+                let rows = rows_bytes(max_tokens, [units, 7]);
+                for warps in 1..=WARPS {
+                    let stages = stages(warps, rows);
+                    assert!(stages * warps <= BARRIERS);
+                    assert!(stages == 0 || at::ROWS + rows + warps * stages * STAGE_BYTES <= SHARED_BYTES);
+                    assert!(stages >= 2 || !fits(max_tokens, 1, [units, 7]));
+                }
+            }
+        }
+        assert!(!fits(9, 1, [1, 1]) && !fits(8, 9, [1, 1]) && !fits(1, 1, [257, 1]));
+    }
+
+    #[test]
+    fn shares_come_out_even() {
+        let warps: Vec<_> = [0, 1, 18, 24, 25, 35, 48, 49, 77].into_iter().map(warps_for).collect();
+        assert_eq!(warps, [0, 1, 18, 24, 13, 18, 24, 17, 20]);
+    }
+}
