@@ -28,10 +28,15 @@ impl Workspace {
         let stream = Stream::new(context)?;
         let mut workspace =
             Workspace { buffer: DeviceBuffer::alloc(context, bytes)?, context: context.clone() };
-        let state = (4 * STATE).min(workspace.buffer.bytes());
-        workspace.buffer.copy_from_host_at(&stream, 0, &[0; 4 * STATE][..state])?;
+        workspace.clear_state(&stream)?;
         stream.synchronize()?;
         Ok(workspace)
+    }
+
+    /// Zeros in the words that calls find in it.
+    fn clear_state(&mut self, stream: &Stream) -> Result<()> {
+        let bytes = (4 * STATE).min(self.buffer.bytes());
+        self.buffer.copy_from_host_at(stream, 0, &[0; 4 * STATE][..bytes])
     }
 
     /// Sets the counters to zero.
@@ -60,10 +65,11 @@ impl Workspace {
         Ok(self.buffer.ptr())
     }
 
-    /// Sets every byte but the counters: a test's poison. No call depends on what is left from an earlier one.
+    /// Sets every byte but the words that must be zero between calls, counters among them: a test's poison. No call depends on
+    /// anything else that an earlier one has left.
     pub fn fill(&mut self, stream: &Stream, byte: u8) -> Result<()> {
         self.buffer.fill_bytes(stream, byte)?;
-        self.reset_counters(stream)
+        self.clear_state(stream)
     }
 }
 
