@@ -6,22 +6,17 @@
 //! pipe's work than logic. In [`crate::fragment`]'s words two registers have sign and magnitude at the distance that f16
 //! has; the other two bring theirs together by a factor of two bits, one for each.
 //!
-//! Scales come times 2^7, so that fragments are the weights before the global scale times 2^-7: at most 21, multiples of
-//! 2^-17 of at most six significant bits, hence exact in f16. What is below 2^-14 of them is subnormal there: products
-//! of magnitude and scale below 2^-7, where a block's scale is below 2^-6. [`UNSCALE`] takes the factor off the
-//! accumulator.
+//! Fragments are the weights before the global scale times 2^-14: at most 0.17, multiples of 2^-24 of at most six significant
+//! bits, hence exact in f16, which ends there. What is below 2^-14 of them is subnormal: products of magnitude and scale
+//! below 1. The tensor cores take those as they are. [`UNSCALE`] takes the factor off the accumulator.
 //!
-//! Per word: 6 `and`, 3 multiplications, 1 `cvt` for both scales, 1 `mul.f16x2` that scales them; 4 `mul.f16x2`, whose
-//! choice of the scale's half costs nothing. 15 instructions, 7 of them of the logic pipe.
+//! Per word: 6 `and`, 3 multiplications, 1 `cvt` for both scales; 4 `mul.f16x2`, whose choice of the scale's half costs
+//! nothing. 14 instructions, 7 of them of the logic pipe.
 
-use cuda_std::half::{
-    f16x2_from_e4m3x2_high, f16x2_from_e4m3x2_low, mul_f16x2, mul_f16x2_high, mul_f16x2_low,
-};
+use cuda_std::half::{f16x2_from_e4m3x2_high, f16x2_from_e4m3x2_low, mul_f16x2_high, mul_f16x2_low};
 
-/// What an accumulator of fragments must be multiplied by: 2^7, exact.
-pub const UNSCALE: f32 = 128.0;
-/// 2^7 in both halves, as f16: what scales are multiplied by; values come times 2^-14.
-const SCALE_BY: u32 = 0x5800_5800;
+/// What an accumulator of fragments must be multiplied by: 2^14, exact.
+pub const UNSCALE: f32 = 16384.0;
 
 /// Sign, exponent and mantissa of both halves of a register.
 const VALUES: u32 = 0x8e00_8e00;
@@ -53,15 +48,15 @@ pub fn fragment(word: u32, scale: u32) -> [u32; 4] {
     [mul_f16x2_low(a0, scale), mul_f16x2_high(a1, scale), mul_f16x2_low(a2, scale), mul_f16x2_high(a3, scale)]
 }
 
-/// Both scales of each of the four k16 steps of a unit times 2^7: f16 pairs of (row g, row g + 8), from the 8 bytes of a
+/// Both scales of each of the four k16 steps of a unit: f16 pairs of (row g, row g + 8), from the 8 bytes of a
 /// lane's row group (`fragment::scale_offset`).
 #[inline(always)]
 pub fn scales(words: [u32; 2]) -> [u32; 4] {
     [
-        mul_f16x2(f16x2_from_e4m3x2_low(words[0]), SCALE_BY),
-        mul_f16x2(f16x2_from_e4m3x2_high(words[0]), SCALE_BY),
-        mul_f16x2(f16x2_from_e4m3x2_low(words[1]), SCALE_BY),
-        mul_f16x2(f16x2_from_e4m3x2_high(words[1]), SCALE_BY),
+        f16x2_from_e4m3x2_low(words[0]),
+        f16x2_from_e4m3x2_high(words[0]),
+        f16x2_from_e4m3x2_low(words[1]),
+        f16x2_from_e4m3x2_high(words[1]),
     ]
 }
 
@@ -112,7 +107,7 @@ mod tests {
         for half in 0..=0xffffu32 {
             for word in [half, half << 16, half << 16 | !half & 0xffff] {
                 let got = halves(values(word));
-                let want = unpack_word(word).map(|code| e2m1::decode(code) / 16384.0);
+                let want = unpack_word(word).map(|code| e2m1::decode(code) / UNSCALE);
                 assert_eq!(got.map(f32::to_bits), want.map(f32::to_bits), "{word:#010x}");
             }
         }

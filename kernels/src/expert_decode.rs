@@ -11,9 +11,9 @@
 //!   to one tile, and so are those of the second. Inside a block they go to as few warps as do them in as many rounds
 //!   ([`layout::warps_for`]), each with a ring of its own ([`crate::weight_ring`]) that runs on from the first product to the second
 //!   ([`stream`]). A warp runs the whole K of its row tile: one chain over ascending k, as in every form.
-//! * While the first weights come, the block makes f16 of the tokens ([`rows`]), all of them: no change of tokens later.
-//! * SwiGLU's results go to device memory; a counter per token tile says when all of them are there. A block that has
-//!   tiles of the second product waits for that token tile's counter, stages its rows, and finds its weights in the rings.
+//! * Meanwhile its other warps bring the tokens and make f16 of them ([`rows`]), all of them: no change of tokens later.
+//! * SwiGLU's results go to device memory; a counter per token tile says when all of them are there. A block waits
+//!   for those of its share of the second product, stages their rows, and finds its weights in the rings.
 //! * Whoever finishes a token's last row in a tile of 16 columns adds up its slots there ([`outputs`]).
 //!
 //! Blocks wait for each other, so all of them must be resident at once: [`Geometry::Resident`].
@@ -28,7 +28,7 @@ use crate::expand::UNSCALE;
 use crate::expert_gemm_mma::{Epilogue, Plain, Swiglu};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
 use crate::slots::{self, NONE, STAT_NON_FINITE, Slots};
-use crate::weight_ring::{Ring, STAGE_BYTES};
+use crate::weight_ring::Ring;
 use cuda_std::prelude::*;
 use cuda_std::{
     convergence::{opaque, opaque_u32},
@@ -41,7 +41,7 @@ pub mod routing;
 pub mod rows;
 pub mod stream;
 
-use layout::{SHARED_BYTES, WARPS, at, row_stride, rows_bytes, stages, tile_tokens, warps_for};
+use layout::{SHARED_BYTES, WARPS, at, row_stride, rows_bytes, staged_rows, stages, tile_tokens, warps_for};
 use outputs::{Counters, MAX_ROW_TILES, Tokens};
 use routing::{Routing, TokenTile};
 use rows::Rows;
@@ -96,7 +96,7 @@ pub const LAUNCH: Launch = Launch {
         Arg::u32("row_tiles", "row tiles of gate and up"),
         Arg::u32("k_units", "units of 64 columns of the first product"),
         Arg::u32("intermediate", "features of SwiGLU: a multiple of 16"),
-        Arg::u32("row_tiles_down", "row tiles of the second product, at most 1024"),
+        Arg::u32("row_tiles_down", "row tiles of the second product, at most 512"),
         Arg::u32("k_units_down", "units of 64 columns of the second product"),
         Arg::f32("limit", "SwiGLU clamp, positive; +infinity for none"),
     ],
@@ -129,55 +129,60 @@ impl Layer {
     /// Deals the tiles of `token_tiles` token tiles: writes the products and the block's shares of them.
     ///
     /// # Safety
-    /// One thread; a block barrier must follow.
+    /// One whole warp; a block barrier must follow.
     #[inline(always)]
-    unsafe fn deal_thread(&self, base: u32, first: Product, second: Product, token_tiles: u32) {
-        let (blocks, block) = (thread::grid_dim_x(), thread::block_idx_x());
-        let share = |product: Product| {
-            let all = token_tiles * product.row_tiles;
-            let (each, more) = (all / blocks, all % blocks);
-            let tiles = each + u32::from(block < more);
-            Share { first: block * each + block.min(more), tiles, warps: warps_for(tiles) }
-        };
-        let (of_first, of_second) = (share(first), share(second));
-        let rings = of_first.warps.max(of_second.warps).max(1);
-        // SAFETY: the caller's duty.
+    unsafe fn deal_warp(&self, base: u32, products: [Product; 2], token_tiles: u32) {
+        let (blocks, block, lane) = (thread::grid_dim_x(), thread::block_idx_x(), warp::lane_id());
+        // A lane for each product: divisions take their time.
+        let row_tiles = if lane == 0 { products[0].row_tiles } else { products[1].row_tiles };
+        let all = token_tiles * row_tiles;
+        let (each, more) = (all / blocks, all % blocks);
+        let tiles = each + u32::from(block < more);
+        let share = Share { first: block * each + block.min(more), tiles, warps: warps_for(tiles) };
+        // SAFETY: the whole warp is here.
         unsafe {
-            first.store(base, 0);
-            second.store(base, 1);
-            of_first.store(base, 0, token_tiles);
-            of_second.store(base, 1, stages(rings, self.rows_bytes));
+            let other = warp::shuffle_xor(warp::FULL, share.warps, 1);
+            let (stage_bytes, stages) = stages(share.warps.max(other).max(1), self.rows_bytes);
+            if lane == 0 {
+                products[0].store(base, 0);
+                share.store(base, 0, token_tiles);
+            } else if lane == 1 {
+                products[1].store(base, 1);
+                share.store(base, 1, stages << 16 | stage_bytes);
+            }
         }
     }
 
     /// What a warp does behind the routing.
     ///
     /// # Safety
-    /// All warps of the block; routing and shares are made, a block barrier has passed.
+    /// All warps of the block; routing and shares are made, the tokens are brought, a block barrier has passed.
     #[inline(always)]
     unsafe fn run_cta(&self, base: u32, warp: u32) {
-        let lane = warp::lane_id();
         // SAFETY: the layout's parts; collectives are reached by whole warps, barriers by the whole block: what decides about
         // them is the same in all of it.
         unsafe {
             let (first, token_tiles) = Share::load(base, 0);
-            let (second, stages) = Share::load(base, 1);
+            let (second, word) = Share::load(base, 1);
+            let (stages, stage_bytes) = (word >> 16, word & 0xffff);
             let rings = first.warps.max(second.warps);
             let barriers = base + at::BARRIERS + warp * stages * mbarrier::BYTES;
-            let mut ring =
-                Ring::new(base + at::ROWS + self.rows_bytes + warp * stages * STAGE_BYTES, barriers, stages);
+            let own_ring = base + at::ROWS + self.rows_bytes + warp * stages * stage_bytes;
+            let mut ring = Ring::new(own_ring, barriers, stages, stage_bytes);
+            let lane = warp::lane_id();
             if warp < rings && lane < stages {
                 mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
             }
             mbarrier::fence_init();
             warp::sync_warp(warp::FULL);
-            let mut stream = Stream::new(base, warp, rings);
-            ring.start(|to, barrier| stream.issue_warp(to, barrier));
-
-            self.x.load_cta(base, warp);
+            let mut stream = Stream::new(base, warp, rings, stage_bytes);
+            // One stage each: more than the copy engine takes at a time would keep the warps from the tokens.
+            ring.fill(0..1, |to, barrier| stream.issue_warp(to, barrier));
+            if warp != 0 {
+                self.x.convert_warp(base, warp - 1, WARPS - 1, base + at::X_SCALES);
+            }
             thread::sync_threads();
-            self.x.convert_cta(base, warp, base + at::SCALES);
-            thread::sync_threads();
+            ring.fill(1..stages, |to, barrier| stream.issue_warp(to, barrier));
             self.tokens.store_rowless(thread::index_1d(), thread::grid_dim_x() * thread::block_dim_x());
 
             let waiting_blocks = (token_tiles * Product::load(base, 1).row_tiles).min(thread::grid_dim_x());
@@ -188,53 +193,18 @@ impl Layer {
                 let mut own = share.first + share.first_of(product, warp, rings);
                 let (mut from, end) = (share.first, share.first + share.tiles);
                 while from < end {
-                    let index = from / of.row_tiles;
-                    let tile_first = index * of.row_tiles;
-                    let tile_end = end.min(tile_first + of.row_tiles);
+                    // Tiles of the rows that are staged at a time: in the first product all.
+                    let (mut until, mut first_row) = (end, 0);
                     if product != 0 {
-                        let tile = TokenTile::load(base, index);
-                        self.stage_cta(
-                            base,
-                            warp,
-                            index,
-                            &tile,
-                            tile_end == end,
-                            [waiting_blocks, token_tiles],
-                        );
+                        let batch = self.batch_warp(base, from, end, of);
+                        (until, first_row) = (batch.until, batch.first_row);
+                        self.stage_cta(base, warp, &batch, until == end, [waiting_blocks, token_tiles]);
                     }
-                    while own < tile_end {
-                        let row_tile = own - tile_first;
-                        let tile = TokenTile::load(base, index);
-                        let expert = tile.expert as usize;
-                        let alphas = if product == 0 {
-                            [*self.alphas[0].add(expert), *self.alphas[1].add(expert)]
-                        } else {
-                            [*self.alphas[2].add(expert), 0.0]
-                        };
-                        let b = base
-                            + at::ROWS
-                            + tile.staged(base, product, lane % 8) * row_stride(of.k_units)
-                            + lane / 8 * 16;
-                        let acc =
-                            ring.chain_warp(of.k_units, b, |to, barrier| stream.issue_warp(to, barrier));
-                        // Again: registers are what the chain needs.
-                        let tile = TokenTile::load(base, index);
-                        let scales = base + at::SCALES + product * (4 * layout::MAX_TOKENS);
-                        let scale = [0, 1].map(|n| {
-                            let at = scales + 4 * tile.staged(base, product, lane % 4 * 2 + n);
-                            f32::from_bits(shared::load_u32(at)) * UNSCALE
-                        });
-                        let (row, rows) = (tile.first_row, tile.rows);
-                        if product == 0 {
-                            self.swiglu.store_scaled_thread(acc, row_tile, row, rows, scale, alphas);
-                            self.counters.hand_over_warp(index);
-                        } else {
-                            self.plain.store_scaled_thread(acc, row_tile, row, rows, scale, alphas);
-                            self.tokens.finish_warp(self.counters, row, rows, row_tile);
-                        }
+                    while own < until {
+                        self.tile_warp(base, product, of, own, first_row, &mut ring, &mut stream);
                         own += share.warps;
                     }
-                    from = tile_end;
+                    from = until;
                 }
                 // One copy of the loop.
                 product = opaque_u32(product + 1);
@@ -242,24 +212,108 @@ impl Layer {
         }
     }
 
-    /// Waits for SwiGLU's results of a token tile and stages them.
+    /// One row tile of a product for one token tile: `tile` counts them over token tiles. The row `first_row` is the first staged
+    /// one in the second product.
     ///
     /// # Safety
-    /// As [`Self::run_cta`]; `tile` is number `index`.
+    /// The whole warp; its rows are staged; the tile's weights are next in the ring.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile_warp(
+        &self,
+        base: u32,
+        product: u32,
+        of: Product,
+        tile: u32,
+        first_row: u32,
+        ring: &mut Ring,
+        stream: &mut Stream,
+    ) {
+        let lane = warp::lane_id();
+        let (index, row_tile) = (tile / of.row_tiles, tile % of.row_tiles);
+        // The staged row of column `n` of the MMA. Columns without a row have one that is there.
+        let staged = |tile: &TokenTile, n: u32| {
+            let row = tile.first_row + n.min(tile.rows - 1);
+            // SAFETY: a row of the call.
+            let token = unsafe { shared::load_u32(base + at::ROW_TOKEN + 4 * row) };
+            if product == 0 { token } else { row - first_row }
+        };
+        // SAFETY: the caller's duty.
+        unsafe {
+            let tile = TokenTile::load(base, index);
+            let expert = tile.expert as usize;
+            let alphas = if product == 0 {
+                [*self.alphas[0].add(expert), *self.alphas[1].add(expert)]
+            } else {
+                [*self.alphas[2].add(expert), 0.0]
+            };
+            let b = base + at::ROWS + staged(&tile, lane % 8) * row_stride(of.k_units) + lane / 8 * 16;
+            let acc = ring.chain_warp(of.k_units, b, |to, barrier| stream.issue_warp(to, barrier));
+            // Again: registers are what the chain needs.
+            let tile = TokenTile::load(base, index);
+            let scales = base + if product == 0 { at::X_SCALES } else { at::H_SCALES };
+            let scale = [0, 1].map(|n| {
+                let at = scales + 4 * staged(&tile, lane % 4 * 2 + n);
+                f32::from_bits(shared::load_u32(at)) * UNSCALE
+            });
+            let (row, rows) = (tile.first_row, tile.rows);
+            if product == 0 {
+                self.swiglu.store_scaled_thread(acc, row_tile, row, rows, scale, alphas);
+                self.counters.hand_over_warp(index);
+            } else {
+                self.plain.store_scaled_thread(acc, row_tile, row, rows, scale, alphas);
+                self.tokens.finish_warp(self.counters, row, rows, row_tile);
+            }
+        }
+    }
+
+    /// The tiles from `from` on, before `end`, whose rows can be staged together.
+    ///
+    /// # Safety
+    /// The whole warp; `from` is a tile of the second product.
+    #[inline(always)]
+    unsafe fn batch_warp(&self, base: u32, from: u32, end: u32, of: Product) -> Batch {
+        let fit = staged_rows(self.rows_bytes, of.k_units);
+        let first = from / of.row_tiles;
+        // SAFETY: token tiles of the share.
+        unsafe {
+            let first_row = TokenTile::load(base, first).first_row;
+            let (mut next, mut until, mut rows) = (first, from, 0);
+            while until < end {
+                let tile = TokenTile::load(base, next);
+                let with = tile.first_row + tile.rows - first_row;
+                if with > fit {
+                    break;
+                }
+                rows = with;
+                next += 1;
+                until = end.min(next * of.row_tiles);
+            }
+            Batch { first, tiles: next - first, first_row, rows, until }
+        }
+    }
+
+    /// Waits for SwiGLU's results of a batch and stages them.
+    ///
+    /// # Safety
+    /// As [`Self::run_cta`].
     #[inline(always)]
     unsafe fn stage_cta(
         &self,
         base: u32,
         warp: u32,
-        index: u32,
-        tile: &TokenTile,
+        batch: &Batch,
         is_last: bool,
         [waiting_blocks, token_tiles]: [u32; 2],
     ) {
         // SAFETY: the caller's duty.
         unsafe {
             if opaque(thread::thread_idx_x() == 0) {
-                self.counters.wait_thread(index, self.row_tiles);
+                let mut tile = batch.first;
+                while tile < batch.first + batch.tiles {
+                    self.counters.wait_thread(tile, self.row_tiles);
+                    tile += 1;
+                }
                 if is_last {
                     self.counters.pass_thread(waiting_blocks, token_tiles);
                 }
@@ -267,14 +321,26 @@ impl Layer {
             warp::sync_warp(warp::FULL);
             // Every warp is done with the staged rows, and the results are there.
             thread::sync_threads();
-            let from = self.h.from.add(tile.first_row as usize * self.h.stride as usize);
-            let rows = Rows { from, rows: tile.rows, ..self.h };
-            rows.load_cta(base, warp);
+            let from = self.h.from.add(batch.first_row as usize * self.h.stride as usize);
+            let rows = Rows { from, rows: batch.rows, ..self.h };
+            rows.load_warp(base, warp, WARPS);
             thread::sync_threads();
-            rows.convert_cta(base, warp, base + at::SCALES + 4 * layout::MAX_TOKENS);
+            rows.convert_warp(base, warp, WARPS, base + at::H_SCALES);
             thread::sync_threads();
         }
     }
+}
+
+/// Token tiles whose rows are staged together.
+struct Batch {
+    /// The first, and how many.
+    first: u32,
+    tiles: u32,
+    /// Their first row, and how many.
+    first_row: u32,
+    rows: u32,
+    /// One past the last tile of the second product.
+    until: u32,
 }
 
 /// A layer's routed experts, and a shared one of their kind; see [`LAUNCH`] for shapes and types.
@@ -358,25 +424,24 @@ pub unsafe fn expert_decode(
             rows_bytes: rows_bytes(max_tokens, [k_units, k_units_down]),
         };
         // The same in all lanes, which the compiler can see.
-        let warp = warp::shuffle_idx(warp::FULL, thread::thread_idx_x() / 32, 0);
+        let warp = warp::uniform(thread::thread_idx_x() / 32);
         let is_first = thread::block_idx_x() == 0;
         if opaque(warp == 0) {
             let routing =
                 Routing { slots, weights: topk_weights, has_shared, tile_tokens: tile_tokens(max_tokens) };
             let token_tiles = routing.build_warp(base, if is_first { stats } else { core::ptr::null_mut() });
-            if warp::lane_id() == 0 {
-                let first = Product { weights, row_tiles, k_units };
-                let second =
-                    Product { weights: weights_down, row_tiles: row_tiles_down, k_units: k_units_down };
-                layer.deal_thread(base, first, second, token_tiles);
-            }
+            let first = Product { weights, row_tiles, k_units };
+            let second = Product { weights: weights_down, row_tiles: row_tiles_down, k_units: k_units_down };
+            layer.deal_warp(base, [first, second], token_tiles);
+        } else {
+            layer.x.load_warp(base, warp - 1, WARPS - 1);
         }
         warp::sync_warp(warp::FULL);
         thread::sync_threads();
         layer.run_cta(base, warp);
         if opaque(is_first && warp == 0) {
             let lane = warp::lane_id();
-            let at = base + at::SCALES + 4 * lane.min(count - 1);
+            let at = base + at::X_SCALES + 4 * lane.min(count - 1);
             let is_nan = lane < count && f32::from_bits(cuda_std::shared::load_u32(at)).is_nan();
             slots::report(stats, STAT_NON_FINITE, u32::from(is_nan));
         }

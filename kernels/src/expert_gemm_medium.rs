@@ -593,7 +593,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
     // whole warp (or block), as nothing before it depends on the lane.
     unsafe {
         // The same in all lanes, which the compiler can see.
-        let index = warp::shuffle_idx(warp::FULL, thread::thread_idx_x() / 32, 0);
+        let index = warp::uniform(thread::thread_idx_x() / 32);
         let base = shared::dynamic();
         let barriers = base + at::RING_BARRIERS + index * STAGES * mbarrier::BYTES;
         let ring = base + at::RINGS + index * STAGES * STAGE_BYTES;

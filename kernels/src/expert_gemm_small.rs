@@ -46,7 +46,7 @@ use crate::expert_gemm_mma::{
 use crate::expert_list::{self, ExpertList};
 use crate::fragment::UNIT_BYTES;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
-use crate::weight_ring::{Ring, STAGE_BYTES, Source};
+use crate::weight_ring::{Ring, STEP_BYTES, Source};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier};
 
@@ -54,6 +54,8 @@ use cuda_std::{bulk, grid, mbarrier};
 pub const MAX_WARPS: u32 = 24;
 /// Tokens of a tile.
 pub const TOKENS: u32 = GROUP_TOKENS;
+/// Bytes of a stage.
+const STAGE_BYTES: u32 = STEP_BYTES;
 /// Mbarriers for all rings.
 const RING_BARRIERS: u32 = 88;
 /// Most stages of a ring; one lane each initialises its barrier.
@@ -188,17 +190,17 @@ impl Fetch {
             if self.token_tile == self.entry_end {
                 self.entry += 1;
                 // SAFETY: the tile is one of the share, so its entry is there.
-                self.entry_end = unsafe { self.list.entry(self.entry).end };
+                self.entry_end = unsafe { warp::uniform(self.list.entry(self.entry).end) };
             }
         }
         // SAFETY: as above.
-        let expert = unsafe { self.list.entry(self.entry).expert };
+        let expert = unsafe { warp::uniform(self.list.entry(self.entry).expert) };
         let tile = expert * gemm.row_tiles + gemm.first_tile + self.row_tile;
         // SAFETY: a row tile of the weights.
-        self.source.from = unsafe {
+        let from = unsafe {
             gemm.weights.add((u64::from(tile) * u64::from(gemm.k_units * UNIT_BYTES as u32)) as usize)
         };
-        self.source.units = gemm.k_units;
+        self.source = Source::of(from, gemm.k_units);
     }
 
     /// Issues the copy of the next stage to `to`, counted on `barrier`; nothing if there is none.
@@ -207,11 +209,11 @@ impl Fetch {
     /// The whole warp calls it; nobody reads the stage any more.
     #[inline(always)]
     unsafe fn issue_warp(&mut self, gemm: &Gemm, to: u32, barrier: u32) {
-        if self.source.units == 0 {
+        if self.source.is_empty() {
             return;
         }
         // SAFETY: the caller's duty; the units are inside the tile.
-        if unsafe { self.source.copy_warp(to, barrier) } {
+        if unsafe { self.source.copy_warp(to, barrier, STAGE_BYTES) } {
             self.tile += self.warps;
             self.row_tile += self.warps;
             // SAFETY: the caller's list.
@@ -233,7 +235,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
     // whole warp (or block), as nothing before it depends on the lane.
     unsafe {
         // The same in all lanes, which the compiler can see.
-        let warp = warp::shuffle_idx(warp::FULL, thread::thread_idx_x() / 32, 0);
+        let warp = warp::uniform(thread::thread_idx_x() / 32);
         let base = shared::dynamic();
         let stride = token_stride(gemm.k_units);
         let barriers = base + at::RING_BARRIERS + warp * stages * mbarrier::BYTES;
@@ -254,7 +256,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         thread::sync_threads();
 
         // The block's share of the list.
-        let [entries, token_tiles] = list.totals();
+        let [entries, token_tiles] = list.totals().map(|word| warp::uniform(word));
         let all = token_tiles * gemm.tile_count;
         let (blocks, block) = (thread::grid_dim_x(), thread::block_idx_x());
         let (each, more) = (all / blocks, all % blocks);
@@ -265,23 +267,23 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             return;
         }
         let (mut token_tile, first_row_tile) = (first / gemm.tile_count, first % gemm.tile_count);
-        let mut entry_at = list.find_warp(token_tile, entries);
+        let mut entry_at = warp::uniform(list.find_warp(token_tile, entries));
         let mut entry = list.entry(entry_at);
 
         let mut fetch = Fetch {
             list,
-            source: Source { from: gemm.weights, units: 0 },
+            source: Source::none(),
             tile: warp,
             row_tile: first_row_tile + warp,
             token_tile,
             entry: entry_at,
-            entry_end: entry.end,
+            entry_end: warp::uniform(entry.end),
             tiles,
             warps,
         };
         fetch.start_tile(gemm);
-        let mut ring = Ring::new(ring, barriers, stages);
-        ring.start(|to, barrier| fetch.issue_warp(gemm, to, barrier));
+        let mut ring = Ring::new(ring, barriers, stages, STAGE_BYTES);
+        ring.fill(0..stages, |to, barrier| fetch.issue_warp(gemm, to, barrier));
         // Rows, scales and outputs are others' business until here. A second wait returns at once.
         grid::wait_for_dependencies();
         grid::launch_dependents();

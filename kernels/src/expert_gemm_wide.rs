@@ -35,7 +35,7 @@
 //! Measured on an H200, a unit takes about the time of its MMAs and that of its expansion together, in whatever way they
 //! are arranged: warpgroups that only expand into shared memory for others, three or four warpgroups of one tile each,
 //! more or fewer MMAs to a group. While wgmma runs, other instructions are held back at dispatch. So what counts is how little
-//! stands in the loop beside the expansion: uniform registers for all that is the same in a warp ([`notes::uniform`]: no moves
+//! stands in the loop beside the expansion: uniform registers for all that is the same in a warp ([`warp::uniform`]: no moves
 //! between the register files, no branches that might diverge), tokens that need one bulk copy and no fence.
 //!
 //! Floors for DeepSeek-V4-Pro's 48 experts: reading all weights at 4.5 TB/s takes 264 us for gate and up and 132 us for

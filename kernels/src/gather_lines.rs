@@ -73,7 +73,7 @@ pub unsafe fn gather_lines(
         grid::wait_for_dependencies();
         grid::launch_dependents();
         // The same in all lanes, which the compiler can see.
-        let warp = warp::shuffle_idx(warp::FULL, thread::thread_idx_x() / 32, 0);
+        let warp = warp::uniform(thread::thread_idx_x() / 32);
         let list = ExpertList::<ROWS>(shared::dynamic());
         list.build_cta(counts, offsets, experts, warp, warps);
         thread::sync_threads();

@@ -59,6 +59,17 @@ shuffles! {
     shuffle_up = shfl_up(delta), clamp 0;
 }
 
+/// `value`, which is the same in all lanes, so that the compiler can see it: what follows from it takes uniform registers
+/// (`shfl.sync.idx.b32` from lane 0).
+///
+/// # Safety
+/// The whole warp calls it.
+#[inline(always)]
+pub unsafe fn uniform(value: u32) -> u32 {
+    // SAFETY: the caller's duty.
+    unsafe { shuffle_idx(FULL, value, 0) }
+}
+
 /// Whether `predicate` holds in every lane of `mask` (`vote.sync.all.pred`, PTX ISA, Parallel Synchronization).
 ///
 /// # Safety

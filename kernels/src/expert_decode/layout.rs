@@ -1,7 +1,7 @@
 //! Where everything of a block lies in dynamic shared memory, and which sizes fit.
 
 use crate::expert_gemm_mma::{TOKEN_GAP, UNIT_TOKEN_BYTES};
-use crate::weight_ring::STAGE_BYTES;
+use crate::weight_ring::STEP_BYTES;
 use cuda_std::mbarrier;
 
 /// Warps of a block. A share of the tiles that comes out even over fewer leaves the others out.
@@ -10,10 +10,12 @@ pub const WARPS: u32 = 24;
 pub const MAX_TOKENS: u32 = 8;
 /// Most rows of a call: slots of all tokens and, with a shared expert, the tokens once more.
 pub const MAX_ROWS: u32 = 64;
+/// Most rows of SwiGLU's results that are staged at a time.
+pub const MAX_STAGED: u32 = 16;
 /// Columns of a row that a warp stages at a time.
 pub const CHUNK_COLUMNS: u32 = 256;
-/// Most columns of a row of either product.
-pub const MAX_COLUMNS: u32 = 64 * CHUNK_COLUMNS;
+/// Most columns of a row of either product: a chunk per lane.
+pub const MAX_COLUMNS: u32 = 32 * CHUNK_COLUMNS;
 /// Mbarriers for all rings.
 const BARRIERS: u32 = 112;
 /// Most stages of a ring; one lane each initialises its barrier.
@@ -35,18 +37,20 @@ pub mod at {
     /// u32 `[64][4]`: token tiles: expert, first row, rows.
     pub const TILES: u32 = SLOT_WEIGHT + 4 * MAX_ROWS;
     /// u32 `[2][4]`: the block's share of each product: first tile, tiles, warps, and in the first the token tiles, in the
-    /// second the stages of a ring.
+    /// second the bytes of a stage and, from bit 16 on, the stages of a ring.
     pub const SHARES: u32 = TILES + 16 * MAX_ROWS;
     /// u32 `[2][4]`: each product: address of its weights, row tiles, units.
     pub const PRODUCTS: u32 = SHARES + 32;
     /// u32 `[8]`: rows of each token.
     pub const TOKEN_ROWS: u32 = PRODUCTS + 32;
-    /// f32 `[2][8]`: scales of the staged rows of each product.
-    pub const SCALES: u32 = TOKEN_ROWS + 4 * MAX_TOKENS;
-    /// u32 `[8][64]`: largest magnitude of each chunk of each staged row.
-    pub const MAXIMA: u32 = SCALES + 8 * MAX_TOKENS;
+    /// f32 `[8]`: scales of the tokens.
+    pub const X_SCALES: u32 = TOKEN_ROWS + 4 * MAX_TOKENS;
+    /// f32 `[16]`: scales of the staged rows of the second product.
+    pub const H_SCALES: u32 = X_SCALES + 4 * MAX_TOKENS;
+    /// u32 `[16][32]`: largest magnitude of each chunk of each staged row.
+    pub const MAXIMA: u32 = H_SCALES + 4 * MAX_STAGED;
     /// Mbarriers of the rings.
-    pub const BARRIERS: u32 = MAXIMA + 4 * MAX_TOKENS * (MAX_COLUMNS / CHUNK_COLUMNS);
+    pub const BARRIERS: u32 = MAXIMA + 4 * MAX_STAGED * (MAX_COLUMNS / CHUNK_COLUMNS);
     /// The staged rows; the rings follow.
     pub const ROWS: u32 = (BARRIERS + super::BARRIERS * mbarrier::BYTES).next_multiple_of(16);
 }
@@ -56,6 +60,7 @@ pub const SHARED_BYTES: u32 = 232_448;
 
 const _: () = {
     assert!(at::TILES.is_multiple_of(16) && at::SHARES.is_multiple_of(16) && at::BARRIERS.is_multiple_of(8));
+    assert!(2 * MAX_TOKENS <= MAX_STAGED);
     assert!(MAX_STAGES <= 32 && MAX_TOKENS == crate::expert_gemm_mma::GROUP_TOKENS);
     // A slot's number and its expert share a word.
     assert!(MAX_ROWS == 64);
@@ -67,11 +72,20 @@ pub const fn row_stride(k_units: u32) -> u32 {
     k_units * UNIT_TOKEN_BYTES + TOKEN_GAP
 }
 
-/// Bytes of the staged rows of a call of up to `max_tokens` tokens: of either product, whose rows have as many units.
+/// Bytes of the staged rows of a call of up to `max_tokens` tokens: all tokens, then SwiGLU's results of two token tiles at
+/// least, so that a block whose share of the second product begins in one and ends in the next does both at a time.
 #[inline(always)]
 pub const fn rows_bytes(max_tokens: u32, k_units: [u32; 2]) -> u32 {
-    let units = if k_units[0] > k_units[1] { k_units[0] } else { k_units[1] };
-    tile_tokens(max_tokens) * row_stride(units)
+    let tokens = max_tokens * row_stride(k_units[0]);
+    let results = 2 * tile_tokens(max_tokens) * row_stride(k_units[1]);
+    if tokens > results { tokens } else { results }
+}
+
+/// Rows of SwiGLU's results that can be staged at a time.
+#[inline(always)]
+pub const fn staged_rows(rows_bytes: u32, k_units: u32) -> u32 {
+    let fit = rows_bytes / row_stride(k_units);
+    if fit < MAX_STAGED { fit } else { MAX_STAGED }
 }
 
 /// Rows of a token tile. A tile of an expert has no more than the call has tokens, unless a token names it twice.
@@ -80,12 +94,14 @@ pub const fn tile_tokens(max_tokens: u32) -> u32 {
     if max_tokens < MAX_TOKENS { max_tokens } else { MAX_TOKENS }
 }
 
-/// Stages of each of `warps` rings beside the staged rows; 0 = does not fit.
+/// Bytes of a stage and stages of each of `warps` rings beside the staged rows; no stages = does not fit.
 #[inline(always)]
-pub const fn stages(warps: u32, rows_bytes: u32) -> u32 {
-    let fit = SHARED_BYTES.saturating_sub(at::ROWS + rows_bytes) / (warps * STAGE_BYTES);
+pub const fn stages(warps: u32, rows_bytes: u32) -> (u32, u32) {
+    let ring = SHARED_BYTES.saturating_sub(at::ROWS + rows_bytes) / warps;
+    let stage_bytes = if ring >= 4 * STEP_BYTES { 2 * STEP_BYTES } else { STEP_BYTES };
+    let fit = ring / stage_bytes;
     let fit = if fit < BARRIERS / warps { fit } else { BARRIERS / warps };
-    if fit < MAX_STAGES { fit } else { MAX_STAGES }
+    (stage_bytes, if fit < MAX_STAGES { fit } else { MAX_STAGES })
 }
 
 /// Whether calls of up to `max_tokens` tokens with `slots` slots each (the shared expert's included) fit, with two stages for
@@ -95,12 +111,12 @@ pub const fn fits(max_tokens: u32, slots: u32, k_units: [u32; 2]) -> bool {
     max_tokens <= MAX_TOKENS
         && max_tokens.saturating_mul(slots) <= MAX_ROWS
         && units <= MAX_COLUMNS / 64
-        && stages(WARPS, rows_bytes(max_tokens, k_units)) >= 2
+        && stages(WARPS, rows_bytes(max_tokens, k_units)).1 >= 2
 }
 
 // DeepSeek-V4-Pro with eight tokens, and what a token alone leaves to 21 warps.
-const _: () = assert!(fits(8, 7, [112, 48]) && stages(24, rows_bytes(8, [112, 48])) == 2);
-const _: () = assert!(stages(21, rows_bytes(1, [112, 48])) == 4 && !fits(8, 6, [256, 48]));
+const _: () = assert!(fits(8, 7, [112, 48]) && stages(24, rows_bytes(8, [112, 48])).1 == 2);
+const _: () = assert!(stages(21, rows_bytes(1, [112, 48])).0 == 2 * STEP_BYTES && !fits(8, 6, [128, 48]));
 
 /// The warps of a share of `tiles` tiles: as few as do it in as many rounds.
 #[inline(always)]
@@ -115,17 +131,22 @@ mod tests {
     #[test]
     fn whatever_fits_stays_inside() {
         for max_tokens in 1..=MAX_TOKENS {
-            for units in 1..=256 {
+            for units in 1..=128 {
                 let rows = rows_bytes(max_tokens, [units, 7]);
                 for warps in 1..=WARPS {
-                    let stages = stages(warps, rows);
+                    let (stage_bytes, stages) = stages(warps, rows);
                     assert!(stages * warps <= BARRIERS);
-                    assert!(stages == 0 || at::ROWS + rows + warps * stages * STAGE_BYTES <= SHARED_BYTES);
+                    assert!(
+                        stages == 0
+                            || at::ROWS + rows + warps * stages * units / STEP_UNITS * STEP_BYTES
+                                <= SHARED_BYTES
+                    );
                     assert!(stages >= 2 || !fits(max_tokens, 1, [units, 7]));
+                    assert!(staged_rows(rows, 7) >= 2 * tile_tokens(max_tokens));
                 }
             }
         }
-        assert!(!fits(9, 1, [1, 1]) && !fits(8, 9, [1, 1]) && !fits(1, 1, [257, 1]));
+        assert!(!fits(9, 1, [1, 1]) && !fits(8, 9, [1, 1]) && !fits(1, 1, [129, 1]));
     }
 
     #[test]

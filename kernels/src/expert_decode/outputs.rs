@@ -13,7 +13,7 @@ use crate::slots::NONE;
 use super::layout::{MAX_ROWS, MAX_TOKENS, at};
 
 /// Most row tiles of the second product.
-pub const MAX_ROW_TILES: u32 = 1024;
+pub const MAX_ROW_TILES: u32 = 512;
 /// Words of counters.
 pub const COUNTERS: u32 = TOKENS + MAX_TOKENS * MAX_ROW_TILES;
 /// Of the blocks that wait for nothing any more.
@@ -123,7 +123,7 @@ impl Tokens {
         // SAFETY: the caller's duty.
         unsafe {
             let sum = if self.shared.is_null() { sum } else { sum + *self.shared.add(at) };
-            let scale = f32::from_bits(shared::load_u32(self.base + at::SCALES + 4 * token));
+            let scale = f32::from_bits(shared::load_u32(self.base + at::X_SCALES + 4 * token));
             let sum = if scale.is_nan() || sum.is_nan() { f32::NAN } else { sum };
             self.out.add(at).write(bf16x2_from_f32(sum, 0.0) as u16);
             if !self.out_f32.is_null() {

@@ -181,24 +181,12 @@ impl TokenTile {
     /// Number `index`.
     ///
     /// # Safety
-    /// [`Routing::build_warp`] has made it, and a block barrier has passed.
+    /// [`Routing::build_warp`] has made it, and a block barrier has passed; the whole warp calls it.
     #[inline(always)]
     pub unsafe fn load(base: u32, index: u32) -> Self {
         // SAFETY: the caller's duty.
-        let [expert, first_row, rows, _] = unsafe { shared::load_v4(base + at::TILES + 16 * index) };
+        let [expert, first_row, rows, _] =
+            unsafe { shared::load_v4(base + at::TILES + 16 * index).map(|word| warp::uniform(word)) };
         Self { expert, first_row, rows }
-    }
-
-    /// The staged row of column `n` of the MMA: of the first product a token, of the second a row of the tile. Columns without a
-    /// row have one that is there.
-    ///
-    /// # Safety
-    /// As [`Self::load`].
-    #[inline(always)]
-    pub unsafe fn staged(&self, base: u32, product: u32, n: u32) -> u32 {
-        let n = n.min(self.rows - 1);
-        // SAFETY: a row of the call.
-        let token = unsafe { shared::load_u32(base + at::ROW_TOKEN + 4 * (self.first_row + n)) };
-        if product == 0 { token } else { n }
     }
 }

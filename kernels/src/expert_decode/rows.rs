@@ -10,7 +10,7 @@ use cuda_std::global;
 use cuda_std::math::max_u16x2;
 use cuda_std::prelude::*;
 
-use super::layout::{CHUNK_COLUMNS, MAX_COLUMNS, WARPS, at, row_stride};
+use super::layout::{CHUNK_COLUMNS, MAX_COLUMNS, at, row_stride};
 
 /// Chunks that a warp loads before it stores the first.
 const BATCH: usize = 4;
@@ -26,7 +26,7 @@ pub struct Rows {
     pub from: *const u16,
     /// Elements from row to row: a multiple of 8.
     pub stride: u32,
-    /// Rows, at most eight.
+    /// Rows, at most sixteen.
     pub rows: u32,
     /// Columns that there are: a multiple of 8.
     pub k: u32,
@@ -64,13 +64,13 @@ impl Rows {
         base + at::ROWS + row * row_stride(self.k_units) + 2 * column
     }
 
-    /// Brings the rows as they are, and their maxima.
+    /// Brings the rows as they are, and their maxima: warp `warp` of `warps`.
     ///
     /// # Safety
-    /// All warps of the block call it, whole, and nobody reads staged rows any more; the rows are readable; `base` is the
+    /// All of these warps call it, whole, and nobody reads staged rows any more; the rows are readable; `base` is the
     /// block's shared memory of [`super::layout`].
     #[inline(always)]
-    pub unsafe fn load_cta(&self, base: u32, warp: u32) {
+    pub unsafe fn load_warp(&self, base: u32, warp: u32, warps: u32) {
         let items = self.rows * self.chunks();
         let mut item = warp;
         while item < items {
@@ -79,7 +79,7 @@ impl Rows {
                 let mut values = [[0; 4]; BATCH];
                 let mut n = 0;
                 while n < BATCH {
-                    let (row, _, column) = self.place(item + n as u32 * WARPS);
+                    let (row, _, column) = self.place(item + n as u32 * warps);
                     if row < self.rows && column < self.k {
                         let at = row as usize * self.stride as usize + column as usize;
                         values[n] = global::load_v4(self.from.add(at));
@@ -88,7 +88,7 @@ impl Rows {
                 }
                 n = 0;
                 while n < BATCH {
-                    let (row, chunk, column) = self.place(item + n as u32 * WARPS);
+                    let (row, chunk, column) = self.place(item + n as u32 * warps);
                     let max = warp::reduce_max_u32(warp::FULL, amax_bits(values[n]));
                     if row < self.rows && column < self.k_units * UNIT {
                         shared::store_v4(self.at(base, row, column), values[n]);
@@ -100,7 +100,7 @@ impl Rows {
                     n += 1;
                 }
             }
-            item += BATCH as u32 * WARPS;
+            item += BATCH as u32 * warps;
         }
         // SAFETY: the whole warp is here.
         unsafe { warp::sync_warp(warp::FULL) };
@@ -109,21 +109,19 @@ impl Rows {
     /// Converts what this warp has brought; the rows' scales go to `scales`.
     ///
     /// # Safety
-    /// As [`Self::load_cta`], with a block barrier after it; another must follow before the rows are read.
+    /// As [`Self::load_warp`], with a block barrier after it; another must follow before the rows are read.
     #[inline(always)]
-    pub unsafe fn convert_cta(&self, base: u32, warp: u32, scales: u32) {
+    pub unsafe fn convert_warp(&self, base: u32, warp: u32, warps: u32, scales: u32) {
         let (items, chunks) = (self.rows * self.chunks(), self.chunks());
         let lane = warp::lane_id();
         let mut item = warp;
         while item < items {
             let (row, chunk, column) = self.place(item);
-            // SAFETY: as in `load_cta`; the whole warp is here.
+            // SAFETY: as in `load_warp`; the whole warp is here.
             unsafe {
                 let mut max = 0;
-                let mut other = lane;
-                while other < chunks {
-                    max = max.max(shared::load_u32(base + at::MAXIMA + 4 * (row * MAX_CHUNKS + other)));
-                    other += 32;
+                if lane < chunks {
+                    max = shared::load_u32(base + at::MAXIMA + 4 * (row * MAX_CHUNKS + lane));
                 }
                 let power = RowPower::of(warp::reduce_max_u32(warp::FULL, max));
                 if column < self.k_units * UNIT {
@@ -134,7 +132,7 @@ impl Rows {
                     shared::store_u32(scales + 4 * row, power.scale.to_bits());
                 }
             }
-            item += WARPS;
+            item += warps;
         }
         // SAFETY: the whole warp is here.
         unsafe { warp::sync_warp(warp::FULL) };

@@ -23,11 +23,12 @@ impl Product {
     /// Number `index` (0, 1).
     ///
     /// # Safety
-    /// It has been written, and a block barrier has passed.
+    /// It has been written, and a block barrier has passed; the whole warp calls it.
     #[inline(always)]
     pub unsafe fn load(base: u32, index: u32) -> Self {
         // SAFETY: the caller's duty.
-        let [low, high, row_tiles, k_units] = unsafe { shared::load_v4(base + at::PRODUCTS + 16 * index) };
+        let [low, high, row_tiles, k_units] =
+            unsafe { shared::load_v4(base + at::PRODUCTS + 16 * index).map(|word| warp::uniform(word)) };
         let weights = (u64::from(high) << 32 | u64::from(low)) as *const u8;
         Self { weights, row_tiles, k_units }
     }
@@ -49,11 +50,11 @@ impl Product {
     /// # Safety
     /// There are such weights.
     #[inline(always)]
-    unsafe fn tile(&self, expert: u32, row_tile: u32) -> Source {
+    unsafe fn tile(&self, expert: u32, row_tile: u32) -> *const u8 {
         let tile = expert * self.row_tiles + row_tile;
         let at = u64::from(tile) * u64::from(self.k_units * UNIT_BYTES as u32);
         // SAFETY: the caller's duty.
-        Source { from: unsafe { self.weights.add(at as usize) }, units: self.k_units }
+        unsafe { self.weights.add(at as usize) }
     }
 }
 
@@ -72,11 +73,12 @@ impl Share {
     /// Of product `product` (0, 1), and the word behind it.
     ///
     /// # Safety
-    /// It has been written, and a block barrier has passed.
+    /// It has been written, and a block barrier has passed; the whole warp calls it.
     #[inline(always)]
     pub unsafe fn load(base: u32, product: u32) -> (Self, u32) {
         // SAFETY: the caller's duty.
-        let [first, tiles, warps, more] = unsafe { shared::load_v4(base + at::SHARES + 16 * product) };
+        let [first, tiles, warps, more] =
+            unsafe { shared::load_v4(base + at::SHARES + 16 * product).map(|word| warp::uniform(word)) };
         (Self { first, tiles, warps }, more)
     }
 
@@ -106,6 +108,7 @@ pub struct Stream {
     warp: u32,
     /// Warps that have a ring.
     rings: u32,
+    stage_bytes: u32,
     source: Source,
     product: u32,
     /// The tile in the product's share.
@@ -118,12 +121,12 @@ impl Stream {
     /// # Safety
     /// Products and shares have been written, the routing is built, and a block barrier has passed.
     #[inline(always)]
-    pub unsafe fn new(base: u32, warp: u32, rings: u32) -> Self {
-        let source = Source { from: core::ptr::null(), units: 0 };
+    pub unsafe fn new(base: u32, warp: u32, rings: u32, stage_bytes: u32) -> Self {
+        let source = Source::none();
         // SAFETY: the caller's duty.
         unsafe {
             let at = Share::load(base, 0).0.first_of(0, warp, rings);
-            let mut stream = Self { base, warp, rings, source, product: 0, at };
+            let mut stream = Self { base, warp, rings, stage_bytes, source, product: 0, at };
             stream.start_tile();
             stream
         }
@@ -147,7 +150,8 @@ impl Stream {
                 let product = Product::load(self.base, self.product);
                 let tile = share.first + self.at;
                 let (token_tile, row_tile) = (tile / product.row_tiles, tile % product.row_tiles);
-                self.source = product.tile(TokenTile::load(self.base, token_tile).expert, row_tile);
+                let expert = TokenTile::load(self.base, token_tile).expert;
+                self.source = Source::of(product.tile(expert, row_tile), product.k_units);
                 self.at += share.warps;
             }
         }
@@ -161,7 +165,7 @@ impl Stream {
     pub unsafe fn issue_warp(&mut self, to: u32, barrier: u32) {
         // SAFETY: the caller's duty; the units are inside the tile.
         unsafe {
-            if self.source.units != 0 && self.source.copy_warp(to, barrier) {
+            if !self.source.is_empty() && self.source.copy_warp(to, barrier, self.stage_bytes) {
                 self.start_tile();
             }
         }

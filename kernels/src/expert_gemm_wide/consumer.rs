@@ -6,7 +6,7 @@ use cuda_std::prelude::*;
 
 use super::layout::{Broad, Form, Narrow, Position, UNIT, Wide};
 use super::loader::Loader;
-use super::notes::{Notes, Who, uniform};
+use super::notes::{Notes, Who};
 use super::output::{Lane, Output};
 use super::tiles::Tile;
 use super::{Operands, single, stepped};
@@ -65,7 +65,7 @@ impl Warp {
     pub unsafe fn new<F: Form>(shared: u32) -> Self {
         let lane = warp::lane_id();
         // SAFETY: the caller's duty.
-        let index = unsafe { uniform(thread::thread_idx_x() / 32) };
+        let index = unsafe { warp::uniform(thread::thread_idx_x() / 32) };
         let notes = Notes { address: shared + F::NOTES_OFFSET + index * F::NOTES_BYTES };
         Self { shared, index, lane, notes }
     }

@@ -6,7 +6,7 @@ use cuda_std::{bulk, mbarrier};
 
 use super::Operands;
 use super::layout::{Form, Position, UNIT};
-use super::notes::{Notes, Who, uniform};
+use super::notes::{Notes, Who};
 
 /// One warp's copies, stage by stage through all tiles of the block. Every warp arrives once on a stage's "full" barrier,
 /// which also counts the bytes of all copies.
@@ -64,7 +64,7 @@ impl Loader {
             mbarrier::wait_parity(shared + at.empty::<F>(), at.parity ^ 1);
             warp::sync_warp(warp::FULL);
             let units = self.left.min(F::STAGE_UNITS);
-            let warp = uniform(thread::thread_idx_x() / 32);
+            let warp = warp::uniform(thread::thread_idx_x() / 32);
             if warp::elect(warp::FULL) {
                 let full = shared + at.full::<F>();
                 let tokens = if warp == 0 { units * self.bytes } else { 0 };
@@ -108,7 +108,7 @@ impl Loader {
             }
             let of_expert = *operands.offsets.add(tile.expert as usize);
             // What follows from these is worked out here and not kept in registers through the loop.
-            let warp = uniform(thread::thread_idx_x() / 32);
+            let warp = warp::uniform(thread::thread_idx_x() / 32);
             let (k_units, row_tiles) = (operands.k_units, operands.row_tiles);
             self.unit = *operands.counts.add(tile.expert as usize) * B_ROW_BYTES;
             self.bytes = tile.rows * B_ROW_BYTES;

@@ -12,16 +12,6 @@ const WALK_BYTES: u32 = 16;
 /// Bytes of a [`Tile`].
 const TILE_BYTES: u32 = 16;
 
-/// `value`, which is the same in all lanes, so that the compiler can see it: what follows from it takes uniform registers.
-///
-/// # Safety
-/// The whole warp.
-#[inline(always)]
-pub unsafe fn uniform(value: u32) -> u32 {
-    // SAFETY: the caller's duty.
-    unsafe { warp::shuffle_idx(warp::FULL, value, 0) }
-}
-
 /// Whose walk: a warp brings stages of tiles that it computes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -89,10 +79,10 @@ impl Notes {
             let next = walk.next(experts, blocks, F::WIDTH, |e| *operands.counts.add(e as usize));
             self.write(who, walk);
             Tile {
-                expert: uniform(next.expert),
-                block: uniform(next.block),
-                first: uniform(next.first),
-                rows: uniform(next.rows),
+                expert: warp::uniform(next.expert),
+                block: warp::uniform(next.block),
+                first: warp::uniform(next.first),
+                rows: warp::uniform(next.rows),
             }
         }
     }
