@@ -28,7 +28,7 @@ use crate::expand::UNSCALE;
 use crate::expert_gemm_mma::{Epilogue, Plain, Swiglu};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
 use crate::slots::{self, NONE, STAT_NON_FINITE, Slots};
-use crate::weight_ring::Ring;
+use crate::weight_ring::{Ring, STAGE_BYTES};
 use cuda_std::prelude::*;
 use cuda_std::{
     convergence::{opaque, opaque_u32},
@@ -41,7 +41,9 @@ pub mod routing;
 pub mod rows;
 pub mod stream;
 
-use layout::{SHARED_BYTES, WARPS, at, row_stride, rows_bytes, staged_rows, stages, tile_tokens, warps_for};
+use layout::{
+    SHARED_BYTES, WARPS, at, most_warps, row_stride, rows_bytes, staged_rows, stages, tile_tokens, warps_for,
+};
 use outputs::{Counters, MAX_ROW_TILES, Tokens};
 use routing::{Routing, TokenTile};
 use rows::Rows;
@@ -138,17 +140,21 @@ impl Layer {
         let all = token_tiles * row_tiles;
         let (each, more) = (all / blocks, all % blocks);
         let tiles = each + u32::from(block < more);
-        let share = Share { first: block * each + block.min(more), tiles, warps: warps_for(tiles) };
+        let share = Share {
+            first: block * each + block.min(more),
+            tiles,
+            warps: warps_for(tiles, most_warps(self.rows_bytes)),
+        };
         // SAFETY: the whole warp is here.
         unsafe {
             let other = warp::shuffle_xor(warp::FULL, share.warps, 1);
-            let (stage_bytes, stages) = stages(share.warps.max(other).max(1), self.rows_bytes);
+            let stages = stages(share.warps.max(other).max(1), self.rows_bytes);
             if lane == 0 {
                 products[0].store(base, 0);
                 share.store(base, 0, token_tiles);
             } else if lane == 1 {
                 products[1].store(base, 1);
-                share.store(base, 1, stages << 16 | stage_bytes);
+                share.store(base, 1, stages);
             }
         }
     }
@@ -163,19 +169,18 @@ impl Layer {
         // them is the same in all of it.
         unsafe {
             let (first, token_tiles) = Share::load(base, 0);
-            let (second, word) = Share::load(base, 1);
-            let (stages, stage_bytes) = (word >> 16, word & 0xffff);
+            let (second, stages) = Share::load(base, 1);
             let rings = first.warps.max(second.warps);
             let barriers = base + at::BARRIERS + warp * stages * mbarrier::BYTES;
-            let own_ring = base + at::ROWS + self.rows_bytes + warp * stages * stage_bytes;
-            let mut ring = Ring::new(own_ring, barriers, stages, stage_bytes);
+            let own_ring = base + at::ROWS + self.rows_bytes + warp * stages * STAGE_BYTES;
+            let mut ring = Ring::new(own_ring, barriers, stages);
             let lane = warp::lane_id();
             if warp < rings && lane < stages {
                 mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
             }
             mbarrier::fence_init();
             warp::sync_warp(warp::FULL);
-            let mut stream = Stream::new(base, warp, rings, stage_bytes);
+            let mut stream = Stream::new(base, warp, rings);
             // One stage each: more than the copy engine takes at a time would keep the warps from the tokens.
             ring.fill(0..1, |to, barrier| stream.issue_warp(to, barrier));
             if warp != 0 {

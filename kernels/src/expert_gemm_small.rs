@@ -46,7 +46,7 @@ use crate::expert_gemm_mma::{
 use crate::expert_list::{self, ExpertList};
 use crate::fragment::UNIT_BYTES;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
-use crate::weight_ring::{Ring, STEP_BYTES, Source};
+use crate::weight_ring::{Ring, STAGE_BYTES, Source};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier};
 
@@ -54,8 +54,6 @@ use cuda_std::{bulk, grid, mbarrier};
 pub const MAX_WARPS: u32 = 24;
 /// Tokens of a tile.
 pub const TOKENS: u32 = GROUP_TOKENS;
-/// Bytes of a stage.
-const STAGE_BYTES: u32 = STEP_BYTES;
 /// Mbarriers for all rings.
 const RING_BARRIERS: u32 = 88;
 /// Most stages of a ring; one lane each initialises its barrier.
@@ -213,7 +211,7 @@ impl Fetch {
             return;
         }
         // SAFETY: the caller's duty; the units are inside the tile.
-        if unsafe { self.source.copy_warp(to, barrier, STAGE_BYTES) } {
+        if unsafe { self.source.copy_warp(to, barrier) } {
             self.tile += self.warps;
             self.row_tile += self.warps;
             // SAFETY: the caller's list.
@@ -282,7 +280,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             warps,
         };
         fetch.start_tile(gemm);
-        let mut ring = Ring::new(ring, barriers, stages, STAGE_BYTES);
+        let mut ring = Ring::new(ring, barriers, stages);
         ring.fill(0..stages, |to, barrier| fetch.issue_warp(gemm, to, barrier));
         // Rows, scales and outputs are others' business until here. A second wait returns at once.
         grid::wait_for_dependencies();

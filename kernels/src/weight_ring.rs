@@ -1,18 +1,20 @@
 //! A warp's own ring of weights in shared memory, and the chain of MMAs that empties it.
 //!
-//! Stages of some units of [`crate::fragment`], an mbarrier each. One lane fills a stage by a 1D bulk copy, the warp waits for it,
-//! multiplies it with eight tokens, and has it filled again: nobody else takes part. To wait for a stage and to fill it costs about
-//! 45 instructions, a unit 75: stages of eight units where the ring has two of them, otherwise of four.
+//! Stages of [`STAGE_UNITS`] units of [`crate::fragment`], an mbarrier each. One lane fills a stage by a 1D bulk copy, the
+//! warp waits for it, multiplies it with eight tokens, and has it filled again: nobody else takes part.
+//!
+//! Two stages are too few (84 % of the read bandwidth where three stand, 71 to 75 % with two), and a few large ones are no
+//! better than as many small ones.
 
 use crate::expert_gemm_mma::{UNIT_TOKEN_BYTES, UnitWeights, unit_warp};
 use crate::fragment::{CODE_BYTES, UNIT_BYTES};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, mbarrier};
 
-/// Units of 64 columns that a chain takes at a time; stages hold a multiple of them.
-pub const STEP_UNITS: u32 = 4;
-/// Bytes of them.
-pub const STEP_BYTES: u32 = STEP_UNITS * UNIT_BYTES as u32;
+/// Units of 64 columns of a stage.
+pub const STAGE_UNITS: u32 = 4;
+/// Bytes of a stage.
+pub const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
 
 /// A ring, and where its warp is in it.
 pub struct Ring {
@@ -22,8 +24,6 @@ pub struct Ring {
     pub barriers: u32,
     /// Stages.
     pub stages: u32,
-    /// Bytes of a stage: a multiple of [`STEP_BYTES`].
-    pub stage_bytes: u32,
     /// The stage that is next.
     slot: u32,
     /// The parity of its phase.
@@ -33,8 +33,8 @@ pub struct Ring {
 impl Ring {
     /// At the first stage.
     #[inline(always)]
-    pub const fn new(at: u32, barriers: u32, stages: u32, stage_bytes: u32) -> Self {
-        Self { at, barriers, stages, stage_bytes, slot: 0, parity: 0 }
+    pub const fn new(at: u32, barriers: u32, stages: u32) -> Self {
+        Self { at, barriers, stages, slot: 0, parity: 0 }
     }
 
     /// Calls `fill` with some of the stages and their mbarriers.
@@ -42,7 +42,7 @@ impl Ring {
     pub fn fill(&self, stages: core::ops::Range<u32>, mut fill: impl FnMut(u32, u32)) {
         let mut slot = stages.start;
         while slot < stages.end {
-            fill(self.at + slot * self.stage_bytes, self.barriers + slot * mbarrier::BYTES);
+            fill(self.at + slot * STAGE_BYTES, self.barriers + slot * mbarrier::BYTES);
             slot += 1;
         }
     }
@@ -66,33 +66,30 @@ impl Ring {
         unsafe {
             while units != 0 {
                 let barrier = self.barriers + self.slot * mbarrier::BYTES;
-                let stage = self.at + self.slot * self.stage_bytes;
+                let stage = self.at + self.slot * STAGE_BYTES;
                 mbarrier::wait_parity(barrier, self.parity);
                 warp::sync_warp(warp::FULL);
                 let mut codes = stage + 16 * lane;
                 let mut pairs = stage + CODE_BYTES as u32 + lane / 4 * 8;
-                let mut left = units.min(self.stage_bytes / UNIT_BYTES as u32);
-                units -= left;
-                while left >= STEP_UNITS {
+                if units >= STAGE_UNITS {
                     let mut n = 0;
-                    while n < STEP_UNITS {
+                    while n < STAGE_UNITS {
                         let unit = n * UNIT_BYTES as u32;
                         let weights = UnitWeights::load(codes + unit, pairs + unit);
                         unit_warp(&mut acc, weights, [b + n * UNIT_TOKEN_BYTES]);
                         n += 1;
                     }
-                    codes += STEP_BYTES;
-                    pairs += STEP_BYTES;
-                    b += STEP_UNITS * UNIT_TOKEN_BYTES;
-                    left -= STEP_UNITS;
-                }
-                // The end of a K that is no multiple of a step's.
-                while left != 0 {
-                    unit_warp(&mut acc, UnitWeights::load(codes, pairs), [b]);
-                    codes += UNIT_BYTES as u32;
-                    pairs += UNIT_BYTES as u32;
-                    b += UNIT_TOKEN_BYTES;
-                    left -= 1;
+                    b += STAGE_UNITS * UNIT_TOKEN_BYTES;
+                    units -= STAGE_UNITS;
+                } else {
+                    // The last stage of a K that is no multiple of a stage's.
+                    while units != 0 {
+                        unit_warp(&mut acc, UnitWeights::load(codes, pairs), [b]);
+                        codes += UNIT_BYTES as u32;
+                        pairs += UNIT_BYTES as u32;
+                        b += UNIT_TOKEN_BYTES;
+                        units -= 1;
+                    }
                 }
                 // Every lane has read the stage.
                 warp::sync_warp(warp::FULL);
@@ -136,16 +133,16 @@ impl Source {
         self.units == 0
     }
 
-    /// Copies the next stage's weights, up to `stage_bytes`, to `to`, counted on `barrier`; some are left. Returns whether these
+    /// Copies the next stage's weights, to `to`, counted on `barrier`; some are left. Returns whether these
     /// were the last.
     ///
     /// # Safety
     /// The whole warp calls it; the weights are there; nobody reads the stage any more.
     #[inline(always)]
-    pub unsafe fn copy_warp(&mut self, to: u32, barrier: u32, stage_bytes: u32) -> bool {
+    pub unsafe fn copy_warp(&mut self, to: u32, barrier: u32) -> bool {
         // In units and bytes, back and forth: ptxas computes products in uniform registers, a minimum alone it does not, and then
         // loops over lanes to copy.
-        let bytes = (self.units * UNIT_BYTES as u32).min(stage_bytes);
+        let bytes = (self.units * UNIT_BYTES as u32).min(STAGE_BYTES);
         // SAFETY: the whole warp is here; the weights are inside the tile, the stage holds them.
         unsafe {
             if warp::elect(warp::FULL) {

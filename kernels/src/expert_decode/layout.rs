@@ -1,7 +1,7 @@
 //! Where everything of a block lies in dynamic shared memory, and which sizes fit.
 
 use crate::expert_gemm_mma::{TOKEN_GAP, UNIT_TOKEN_BYTES};
-use crate::weight_ring::STEP_BYTES;
+use crate::weight_ring::STAGE_BYTES;
 use cuda_std::mbarrier;
 
 /// Warps of a block. A share of the tiles that comes out even over fewer leaves the others out.
@@ -18,6 +18,10 @@ pub const CHUNK_COLUMNS: u32 = 256;
 pub const MAX_COLUMNS: u32 = 32 * CHUNK_COLUMNS;
 /// Mbarriers for all rings.
 const BARRIERS: u32 = 112;
+/// Fewest stages of a ring.
+const MIN_STAGES: u32 = 3;
+/// Fewest warps that are worth a launch.
+const MIN_WARPS: u32 = 16;
 /// Most stages of a ring; one lane each initialises its barrier.
 const MAX_STAGES: u32 = 32;
 
@@ -37,7 +41,7 @@ pub mod at {
     /// u32 `[64][4]`: token tiles: expert, first row, rows.
     pub const TILES: u32 = SLOT_WEIGHT + 4 * MAX_ROWS;
     /// u32 `[2][4]`: the block's share of each product: first tile, tiles, warps, and in the first the token tiles, in the
-    /// second the bytes of a stage and, from bit 16 on, the stages of a ring.
+    /// second the stages of a ring.
     pub const SHARES: u32 = TILES + 16 * MAX_ROWS;
     /// u32 `[2][4]`: each product: address of its weights, row tiles, units.
     pub const PRODUCTS: u32 = SHARES + 32;
@@ -94,34 +98,44 @@ pub const fn tile_tokens(max_tokens: u32) -> u32 {
     if max_tokens < MAX_TOKENS { max_tokens } else { MAX_TOKENS }
 }
 
-/// Bytes of a stage and stages of each of `warps` rings beside the staged rows; no stages = does not fit.
+/// Shared memory of all rings.
 #[inline(always)]
-pub const fn stages(warps: u32, rows_bytes: u32) -> (u32, u32) {
-    let ring = SHARED_BYTES.saturating_sub(at::ROWS + rows_bytes) / warps;
-    let stage_bytes = if ring >= 4 * STEP_BYTES { 2 * STEP_BYTES } else { STEP_BYTES };
-    let fit = ring / stage_bytes;
-    let fit = if fit < BARRIERS / warps { fit } else { BARRIERS / warps };
-    (stage_bytes, if fit < MAX_STAGES { fit } else { MAX_STAGES })
+const fn ring_bytes(rows_bytes: u32) -> u32 {
+    SHARED_BYTES.saturating_sub(at::ROWS + rows_bytes)
 }
 
-/// Whether calls of up to `max_tokens` tokens with `slots` slots each (the shared expert's included) fit, with two stages for
-/// each warp.
+/// Stages of each of `warps` rings beside the staged rows; 0 = does not fit.
+#[inline(always)]
+pub const fn stages(warps: u32, rows_bytes: u32) -> u32 {
+    let fit = ring_bytes(rows_bytes) / STAGE_BYTES / warps;
+    let fit = if fit < BARRIERS / warps { fit } else { BARRIERS / warps };
+    if fit < MAX_STAGES { fit } else { MAX_STAGES }
+}
+
+/// Warps that can have [`MIN_STAGES`] stages each beside the staged rows.
+#[inline(always)]
+pub const fn most_warps(rows_bytes: u32) -> u32 {
+    let fit = ring_bytes(rows_bytes) / (MIN_STAGES * STAGE_BYTES);
+    if fit < WARPS { fit } else { WARPS }
+}
+
+/// Whether calls of up to `max_tokens` tokens with `slots` slots each (the shared expert's included) fit.
 pub const fn fits(max_tokens: u32, slots: u32, k_units: [u32; 2]) -> bool {
     let units = if k_units[0] > k_units[1] { k_units[0] } else { k_units[1] };
     max_tokens <= MAX_TOKENS
         && max_tokens.saturating_mul(slots) <= MAX_ROWS
         && units <= MAX_COLUMNS / 64
-        && stages(WARPS, rows_bytes(max_tokens, k_units)).1 >= 2
+        && most_warps(rows_bytes(max_tokens, k_units)) >= MIN_WARPS
 }
 
 // DeepSeek-V4-Pro with eight tokens, and what a token alone leaves to 21 warps.
-const _: () = assert!(fits(8, 7, [112, 48]) && stages(24, rows_bytes(8, [112, 48])).1 == 2);
-const _: () = assert!(stages(21, rows_bytes(1, [112, 48])).0 == 2 * STEP_BYTES && !fits(8, 6, [128, 48]));
+const _: () = assert!(fits(8, 7, [112, 48]) && most_warps(rows_bytes(8, [112, 48])) == 16);
+const _: () = assert!(stages(21, rows_bytes(1, [112, 48])) == 4 && !fits(8, 6, [128, 48]));
 
-/// The warps of a share of `tiles` tiles: as few as do it in as many rounds.
+/// The warps of a share of `tiles` tiles: as few as do it in as many rounds as `most` would.
 #[inline(always)]
-pub const fn warps_for(tiles: u32) -> u32 {
-    if tiles == 0 { 0 } else { tiles.div_ceil(tiles.div_ceil(WARPS)) }
+pub const fn warps_for(tiles: u32, most: u32) -> u32 {
+    if tiles == 0 { 0 } else { tiles.div_ceil(tiles.div_ceil(most)) }
 }
 
 #[cfg(test)]
@@ -134,14 +148,14 @@ mod tests {
             for units in 1..=128 {
                 let rows = rows_bytes(max_tokens, [units, 7]);
                 for warps in 1..=WARPS {
-                    let (stage_bytes, stages) = stages(warps, rows);
+                    let stages = stages(warps, rows);
                     assert!(stages * warps <= BARRIERS);
                     assert!(
                         stages == 0
                             || at::ROWS + rows + warps * stages * units / STEP_UNITS * STEP_BYTES
                                 <= SHARED_BYTES
                     );
-                    assert!(stages >= 2 || !fits(max_tokens, 1, [units, 7]));
+                    assert!(stages >= MIN_STAGES || warps > most_warps(rows));
                     assert!(staged_rows(rows, 7) >= 2 * tile_tokens(max_tokens));
                 }
             }
@@ -151,7 +165,8 @@ mod tests {
 
     #[test]
     fn shares_come_out_even() {
-        let warps: Vec<_> = [0, 1, 18, 24, 25, 35, 48, 49, 77].into_iter().map(warps_for).collect();
+        let warps: Vec<_> =
+            [0, 1, 18, 24, 25, 35, 48, 49, 77].into_iter().map(|tiles| warps_for(tiles, WARPS)).collect();
         assert_eq!(warps, [0, 1, 18, 24, 13, 18, 24, 17, 20]);
     }
 }

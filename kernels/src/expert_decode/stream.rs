@@ -108,7 +108,6 @@ pub struct Stream {
     warp: u32,
     /// Warps that have a ring.
     rings: u32,
-    stage_bytes: u32,
     source: Source,
     product: u32,
     /// The tile in the product's share.
@@ -121,12 +120,12 @@ impl Stream {
     /// # Safety
     /// Products and shares have been written, the routing is built, and a block barrier has passed.
     #[inline(always)]
-    pub unsafe fn new(base: u32, warp: u32, rings: u32, stage_bytes: u32) -> Self {
+    pub unsafe fn new(base: u32, warp: u32, rings: u32) -> Self {
         let source = Source::none();
         // SAFETY: the caller's duty.
         unsafe {
             let at = Share::load(base, 0).0.first_of(0, warp, rings);
-            let mut stream = Self { base, warp, rings, stage_bytes, source, product: 0, at };
+            let mut stream = Self { base, warp, rings, source, product: 0, at };
             stream.start_tile();
             stream
         }
@@ -165,7 +164,7 @@ impl Stream {
     pub unsafe fn issue_warp(&mut self, to: u32, barrier: u32) {
         // SAFETY: the caller's duty; the units are inside the tile.
         unsafe {
-            if !self.source.is_empty() && self.source.copy_warp(to, barrier, self.stage_bytes) {
+            if !self.source.is_empty() && self.source.copy_warp(to, barrier) {
                 self.start_tile();
             }
         }
