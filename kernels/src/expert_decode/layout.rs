@@ -150,11 +150,7 @@ mod tests {
                 for warps in 1..=WARPS {
                     let stages = stages(warps, rows);
                     assert!(stages * warps <= BARRIERS);
-                    assert!(
-                        stages == 0
-                            || at::ROWS + rows + warps * stages * units / STEP_UNITS * STEP_BYTES
-                                <= SHARED_BYTES
-                    );
+                    assert!(stages == 0 || at::ROWS + rows + warps * stages * STAGE_BYTES <= SHARED_BYTES);
                     assert!(stages >= MIN_STAGES || warps > most_warps(rows));
                     assert!(staged_rows(rows, 7) >= 2 * tile_tokens(max_tokens));
                 }
