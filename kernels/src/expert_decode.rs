@@ -181,13 +181,14 @@ impl Layer {
             mbarrier::fence_init();
             warp::sync_warp(warp::FULL);
             let mut stream = Stream::new(base, warp, rings);
-            // One stage each: more than the copy engine takes at a time would keep the warps from the tokens.
-            ring.fill(0..1, |to, barrier| stream.issue_warp(to, barrier));
+            // As much as is on its way at a time: what is beyond would keep the warps from the tokens.
+            let ahead = if rings == 0 { 0 } else { WARPS.div_ceil(rings).min(stages) };
+            ring.fill(0..ahead, |to, barrier| stream.issue_warp(to, barrier));
             if warp != 0 {
                 self.x.convert_warp(base, warp - 1, WARPS - 1, base + at::X_SCALES);
             }
             thread::sync_threads();
-            ring.fill(1..stages, |to, barrier| stream.issue_warp(to, barrier));
+            ring.fill(ahead..stages, |to, barrier| stream.issue_warp(to, barrier));
             self.tokens.store_rowless(thread::index_1d(), thread::grid_dim_x() * thread::block_dim_x());
 
             let waiting_blocks = (token_tiles * Product::load(base, 1).row_tiles).min(thread::grid_dim_x());

@@ -28,6 +28,7 @@ use crate::expert_gemm_mma::{
 use crate::expert_list::{self, Entry, ExpertList};
 use crate::fragment::{CODE_BYTES, UNIT_BYTES};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds, registers_fit};
+use crate::weight_ring::{RING_ALIGN, STAGE_BYTES, STAGE_UNITS};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier};
 
@@ -45,10 +46,6 @@ pub const THREADS: u32 = 32 * WARPS;
 const MAX_TILES: usize = 2;
 /// Buffers of tokens.
 const BUFFERS: u32 = 2;
-/// Units of a stage.
-const STAGE_UNITS: u32 = 4;
-/// Bytes of a stage.
-const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
 /// Stages of a warp's ring.
 const STAGES: u32 = 4;
 /// Most registers of a thread.
@@ -74,7 +71,7 @@ mod at {
     /// The buffers of tokens.
     pub const BUFFERS_DATA: u32 = (RING_BARRIERS + CONSUMERS * STAGES * mbarrier::BYTES).next_multiple_of(16);
     /// The rings.
-    pub const RINGS: u32 = BUFFERS_DATA + BUFFERS * BUFFER_BYTES;
+    pub const RINGS: u32 = (BUFFERS_DATA + BUFFERS * BUFFER_BYTES).next_multiple_of(RING_ALIGN);
     /// The end.
     pub const END: u32 = RINGS + CONSUMERS * STAGES * STAGE_BYTES;
 }

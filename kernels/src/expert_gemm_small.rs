@@ -46,7 +46,7 @@ use crate::expert_gemm_mma::{
 use crate::expert_list::{self, ExpertList};
 use crate::fragment::UNIT_BYTES;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
-use crate::weight_ring::{Ring, STAGE_BYTES, Source};
+use crate::weight_ring::{RING_ALIGN, Ring, STAGE_BYTES, Source};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier};
 
@@ -74,7 +74,7 @@ mod at {
     pub const RING_BARRIERS: u32 = TOKEN_BARRIER + mbarrier::BYTES;
     /// The token rows; the rings follow.
     pub const TOKENS_DATA: u32 =
-        (RING_BARRIERS + super::RING_BARRIERS * mbarrier::BYTES).next_multiple_of(16);
+        (RING_BARRIERS + super::RING_BARRIERS * mbarrier::BYTES).next_multiple_of(RING_ALIGN);
 }
 
 /// Shared memory besides tokens and rings.
@@ -84,6 +84,8 @@ pub const SHARED_BYTES: u32 = 232_448;
 
 const _: () = {
     assert!(at::RING_BARRIERS.is_multiple_of(8) && at::SCALES.is_multiple_of(16));
+    // Rings behind eight rows of any length.
+    assert!(at::TOKENS_DATA.is_multiple_of(RING_ALIGN) && (TOKENS * TOKEN_GAP).is_multiple_of(RING_ALIGN));
     // DeepSeek's 7168 columns leave two stages to each of 24 warps.
     assert!(stages(24, 112) == 2);
     assert!(MAX_STAGES <= 32);

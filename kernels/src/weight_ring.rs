@@ -15,6 +15,10 @@ use cuda_std::{bulk, mbarrier};
 pub const STAGE_UNITS: u32 = 4;
 /// Bytes of a stage.
 pub const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
+/// Alignment of rings: a line of 128 bytes is written at a time, and one that straddles two in shared memory takes twice as long.
+pub const RING_ALIGN: u32 = 128;
+
+const _: () = assert!(STAGE_BYTES.is_multiple_of(RING_ALIGN));
 
 /// A ring, and where its warp is in it.
 pub struct Ring {

@@ -1,7 +1,7 @@
 //! Where everything of a block lies in dynamic shared memory, and which sizes fit.
 
 use crate::expert_gemm_mma::{TOKEN_GAP, UNIT_TOKEN_BYTES};
-use crate::weight_ring::STAGE_BYTES;
+use crate::weight_ring::{RING_ALIGN, STAGE_BYTES};
 use cuda_std::mbarrier;
 
 /// Warps of a block. A share of the tiles that comes out even over fewer leaves the others out.
@@ -56,7 +56,7 @@ pub mod at {
     /// Mbarriers of the rings.
     pub const BARRIERS: u32 = MAXIMA + 4 * MAX_STAGED * (MAX_COLUMNS / CHUNK_COLUMNS);
     /// The staged rows; the rings follow.
-    pub const ROWS: u32 = (BARRIERS + super::BARRIERS * mbarrier::BYTES).next_multiple_of(16);
+    pub const ROWS: u32 = (BARRIERS + super::BARRIERS * mbarrier::BYTES).next_multiple_of(RING_ALIGN);
 }
 
 /// Dynamic shared memory: all that a block can have.
@@ -82,7 +82,8 @@ pub const fn row_stride(k_units: u32) -> u32 {
 pub const fn rows_bytes(max_tokens: u32, k_units: [u32; 2]) -> u32 {
     let tokens = max_tokens * row_stride(k_units[0]);
     let results = 2 * tile_tokens(max_tokens) * row_stride(k_units[1]);
-    if tokens > results { tokens } else { results }
+    let bytes = if tokens > results { tokens } else { results };
+    bytes.next_multiple_of(RING_ALIGN)
 }
 
 /// Rows of SwiGLU's results that can be staged at a time.
