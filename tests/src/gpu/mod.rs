@@ -12,6 +12,7 @@
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
+//! | [`expert_decode`] | those of the decode form |
 //! | [`expert_gemm_mutation`] | what notices the mutants of those on wgmma |
 //! | [`tcgen05_gemm`] | those of the grouped GEMMs on Blackwell's tensor cores |
 //! | [`tcgen05_mega`] | those of both products and the combination in one launch |
@@ -32,6 +33,7 @@ pub mod coverage;
 pub mod cuda;
 pub mod data;
 pub mod emulator;
+pub mod expert_decode;
 pub mod expert_gemm;
 pub mod expert_gemm_mutation;
 pub mod lines;
@@ -199,6 +201,7 @@ fn unmirrored_cases(sizes: &Sizes) -> Vec<Case> {
     for form in expert_gemm::FORMS {
         cases.extend(expert_gemm::cases(form, sizes));
     }
+    cases.extend(expert_decode::cases(sizes));
     for form in [&tcgen05_gemm::SINGLE, &tcgen05_gemm::PAIR] {
         cases.extend(tcgen05_gemm::cases(form, sizes));
     }

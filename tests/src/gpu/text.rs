@@ -11,7 +11,11 @@ use ptx_emulator::syntax::ast::Item;
 use ptx_emulator::syntax::parse;
 
 /// Kernels that the cases of another launch too.
-const COMPANIONS: [(&str, &str); 7] = [
+const COMPANIONS: [(&str, &str); 11] = [
+    ("expert_decode", "prepare_rows_bf16"),
+    ("expert_decode", "expert_gemm_small_swiglu_bf16"),
+    ("expert_decode", "expert_gemm_small_plain_f32"),
+    ("expert_decode", "combine"),
     ("place_slots", "count_slots"),
     ("tcgen05_mega", "tcgen05_gemm_swiglu_nvfp4"),
     ("tcgen05_mega", "tcgen05_gemm_plain_f32"),
