@@ -103,17 +103,16 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds the warp's sums to `stats`.
+    /// Adds the warp's sums of slots to `stats`.
     ///
     /// # Safety
     /// The whole warp calls it; `stats` has 8 words.
     #[inline(always)]
-    pub unsafe fn report(&self, stats: *mut u32) {
+    pub unsafe fn report_slots(&self, stats: *mut u32) {
         // SAFETY: the caller's duty.
         unsafe {
             report(stats, STAT_INVALID_SLOTS, self.invalid);
             report(stats, STAT_FOREIGN_SLOTS, self.foreign);
-            report(stats, STAT_NON_FINITE, self.non_finite);
         }
     }
 }
@@ -226,7 +225,8 @@ pub unsafe fn count_block(slots: &Slots, chunk: Chunk, stats: *mut u32) -> u32 {
         let mut tally = Tally::default();
         walk(slots, chunk, &mut tally, |_, _, _| {});
         if !stats.is_null() && thread::thread_idx_x() / 32 < chunk.walkers {
-            tally.report(stats);
+            tally.report_slots(stats);
+            report(stats, STAT_NON_FINITE, tally.non_finite);
         }
         thread::sync_threads();
         let mut total = 0;

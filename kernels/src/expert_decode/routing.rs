@@ -85,7 +85,7 @@ impl Routing {
                 j += 1;
             }
             if !stats.is_null() {
-                tally.report(stats);
+                tally.report_slots(stats);
             }
             let rows = ballot([keys[0] != NONE, keys[1] != NONE]).count_ones();
             warp::sync_warp(warp::FULL);

@@ -120,8 +120,9 @@ impl Problem {
         (self.max_tokens * per_token) as usize
     }
 
+    /// Weights that are multiplied, about: once for each token tile.
     fn elements(&self) -> usize {
-        3 * self.rows() * self.hidden * self.features
+        3 * self.rows().min(2 * self.groups()) * self.hidden * self.features
     }
 
     /// Id of a slot.
@@ -130,7 +131,10 @@ impl Problem {
         match self.routing {
             Routing::One => (FOREIGN + self.experts - 1) as i32,
             Routing::Sparse if token.is_multiple_of(2) => [0, -1][h as usize % 2],
-            _ => (h % (2 * FOREIGN + self.experts + 2) as u64) as i32 - 1,
+            _ if h.is_multiple_of(8) => -1 - (h >> 8) as i32 % 3,
+            _ if h % 8 == 1 => (h >> 8) as i32 % FOREIGN as i32,
+            _ if h % 8 == 2 => (FOREIGN + self.experts) as i32 + (h >> 8) as i32 % (FOREIGN as i32 + 1),
+            _ => (FOREIGN + (h >> 8) as usize % self.experts) as i32,
         }
     }
 
@@ -424,12 +428,12 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
         cases.push(case);
     };
     // Several tiles for a warp, so that the rings go round; last stages that are not whole; two token tiles of an expert.
-    let few = Problem { shared: Shared::Folded, limit: 1.0, ..Problem::new(4, 2, 2, 272, 144) };
+    let few = Problem { shared: Shared::Folded, limit: 1.0, ..Problem::new(4, 2, 2, 272, 272) };
     let one =
         Problem { routing: Routing::One, wants_f32: false, max_tokens: 3, ..Problem::new(2, 3, 2, 80, 48) };
     let sparse = Problem { routing: Routing::Sparse, shared: Shared::Apart, ..Problem::new(5, 2, 3, 48, 80) };
     if sizes.size == Size::Few {
-        case("shape", vec![(few, &[2]), (one, &[1]), (sparse, &[3])]);
+        case("shape", vec![(few, &[2, 1]), (one, &[1]), (sparse, &[3])]);
         return cases;
     }
     let none = Problem { max_tokens: 4, ..Problem::new(0, 2, 3, 64, 64) };
