@@ -10,7 +10,7 @@ use megamoe::options::{ActScale, ActScaleL2, Activations, Part};
 use megamoe::runtime::DevicePtr;
 use megamoe::runtime::backend::HostLayer;
 use megamoe::runtime::linear::LinearIo;
-use megamoe::runtime::plan::{LayerIo, Tokens};
+use megamoe::runtime::plan::{Form, LayerIo, Tokens};
 use megamoe::runtime::shape::LayerOptions;
 use megamoe::weights::Nvfp4Matrix;
 
@@ -33,11 +33,12 @@ pub type Outcome = Result<Option<String>, String>;
 pub type Case = (&'static str, fn(&Card) -> Outcome);
 
 /// Every case that leaves the context whole; [`break_context`] is for a child process.
-pub const CASES: [Case; 13] = [
+pub const CASES: [Case; 14] = [
     ("graph/replay-is-eager", |card| done(replay_is_eager(card))),
     ("graph/own-routing", |card| done(own_routing(card))),
     ("graph/other-streams", |card| done(other_streams(card))),
     ("graph/repeats", |card| done(repeats(card))),
+    ("graph/decode", |card| done(decode(card))),
     ("graph/failed-capture", |card| done(failed_capture(card))),
     ("tokens/host-and-device", |card| done(host_and_device_counts(card))),
     ("workspace/shared-by-layers", |card| done(shared_workspace(card))),
@@ -178,6 +179,66 @@ fn repeats(card: &Card) -> Check {
                 got.same(&first, &format!("layer {n}, {form:?}, replay {again}"))?;
             }
         }
+    }
+    Ok(())
+}
+
+/// The decode form: one graph for every token count up to eight, every routing and every stream, on a workspace that other forms
+/// and other layers use in between; the bits of the small form; hundreds of replays.
+fn decode(card: &Card) -> Check {
+    const TOKENS: usize = 8;
+    let specs = [LAYER, Spec { shared: Shared::Bf16, ..LAYER }, Spec { shared: Shared::Nvfp4, ..LAYER }];
+    let options = LayerOptions::default();
+    let layers = specs
+        .iter()
+        .map(|spec| Ok((spec, card.load(spec, &options)?)))
+        .collect::<Result<Vec<_>, String>>()?;
+    let bytes = layers
+        .iter()
+        .map(|(_, layer)| layer.workspace_bytes(MAX_TOKENS).map_err(text("workspace_bytes")))
+        .collect::<Result<Vec<_>, String>>()?;
+    let largest = bytes.into_iter().max().unwrap_or_default();
+    let mut workspace = Workspace::new(card.context(), largest).map_err(text("workspace"))?;
+    let mut graphs = Vec::new();
+    for (spec, layer) in &layers {
+        let buffers = Buffers::new(card, spec, TOKENS)?;
+        let given = capture(card, layer, &workspace, &buffers.io(Some(Form::Decode)))?;
+        let routed = capture(card, layer, &workspace, &buffers.io_routed(Some(Form::Decode)))?;
+        graphs.push((buffers, [given, routed]));
+    }
+    let other = Stream::new(card.context()).map_err(text("stream"))?;
+    let kinds = [
+        (8, Routing::Uniform, RowKind::Normal),
+        (1, Routing::Zipf, RowKind::Normal),
+        (0, Routing::Uniform, RowKind::Normal),
+        (3, Routing::One, RowKind::Normal),
+        (8, Routing::Invalid, RowKind::Edges),
+        (2, Routing::Nothing, RowKind::Normal),
+        (5, Routing::Model, RowKind::Normal),
+    ];
+    for (c, (tokens, routing, rows)) in kinds.into_iter().enumerate() {
+        for (n, ((spec, layer), (buffers, graphs))) in layers.iter().zip(&mut graphs).enumerate() {
+            let what = format!("layer {n}, call {c}");
+            let call = Call::new(spec, tokens, routing, rows, 0xdec + c as u64);
+            let is_model = routing == Routing::Model;
+            let io = |form| if is_model { buffers.io_routed(form) } else { buffers.io(form) };
+            let (split, whole, planned) = (io(Some(Form::Small)), io(Some(Form::Decode)), io(None));
+            let want = eager(card, layer, &mut workspace, buffers, &call, &split)?;
+            for io in [&whole, &planned] {
+                eager(card, layer, &mut workspace, buffers, &call, io)?.same(&want, &what)?;
+            }
+            let graph = &graphs[usize::from(is_model)];
+            for stream in [&card.stream, &other] {
+                replay(graph, stream, &mut workspace, buffers, &call)?.same(&want, &what)?;
+            }
+        }
+    }
+    let (spec, (buffers, graphs)) = (layers[0].0, &mut graphs[0]);
+    let call = Call::new(spec, TOKENS, Routing::Zipf, RowKind::Normal, 6);
+    let first = replay(&graphs[0], &card.stream, &mut workspace, buffers, &call)?;
+    for again in 1..REPEATS {
+        let got = replay(&graphs[0], &card.stream, &mut workspace, buffers, &call)?;
+        got.same(&first, &format!("replay {again}"))?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use megamoe::runtime::plan::Form;
 use megamoe::runtime::shape::LayerOptions;
 
 use super::problem::{Call, Routing, RowKind, Shared, Spec};
-use super::{Check, against_oracle, against_oracle_in, forms, run, same_bits};
+use super::{Check, against_oracle, against_oracle_in, forms, forms_of_call, run, same_bits};
 
 /// What a case does.
 pub(super) type Body = Box<dyn FnOnce(&dyn Device) -> Check + Send>;
@@ -281,9 +281,13 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
     for (group, options) in [("bits", LayerOptions::default()), ("bits+nvfp4", row)] {
         let with = options.clone();
         cases.add(format!("{group}/capacity"), move |device| capacity(device, &layer, &with, some));
-        cases
-            .add(format!("{group}/repeats"), move |device| repeated(device, &layer, &options, some, repeats));
+        cases.add(format!("{group}/repeats"), move |device| {
+            repeated(device, &layer, &options, some, repeats, forms(device, options.activations))
+        });
     }
+    cases.add("decode/repeats", move |device| {
+        repeated(device, &layer, &LayerOptions::default(), 8, repeats, &[Form::Decode])
+    });
     cases.add("warmup/measured", move |device| warmup(device, &layer, some));
     cases.0
 }
@@ -295,7 +299,8 @@ fn alone_and_in_a_batch(device: &dyn Device, spec: &Spec, tokens: usize) -> Chec
         for &form in forms(device, options.activations) {
             let batch = run(device, spec, &call, &options, Part::All, form)?;
             for token in [0, tokens / 2, tokens - 1] {
-                for &alone_form in forms(device, options.activations) {
+                let alone_forms = forms_of_call(device, spec, 1, &options, Part::All)?;
+                for &alone_form in &alone_forms {
                     let alone = run(device, spec, &call.pick(&[token]), &options, Part::All, alone_form)?;
                     let row = token * spec.hidden..(token + 1) * spec.hidden;
                     let same = alone
@@ -338,11 +343,12 @@ fn repeated(
     options: &LayerOptions,
     tokens: usize,
     repeats: usize,
+    forms: &[Form],
 ) -> Check {
     let weights = spec.weights();
     let call = Call::new(spec, tokens, Routing::Zipf, RowKind::Normal, 79);
     let mut layer = HostLayer::load(device, &weights, options).map_err(|e| e.to_string())?;
-    for &form in forms(device, options.activations) {
+    for &form in forms {
         layer.form = Some(form);
         let run = || layer.forward(&call.input(), Part::All, 0).map_err(|e| e.to_string());
         let first = run()?;
