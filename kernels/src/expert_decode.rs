@@ -22,7 +22,8 @@
 //! Bytes over 4.65 TB/s (an H200), DeepSeek-V4-Pro's 37.2 MB per expert and Flash's 14.2 MB, all picks of a token different:
 //! 48 us for a token of Pro (six experts), 18.3 us for one of Flash. Operations are those of the small form: 20 issue cycles
 //! for a warp and k16 step where bandwidth leaves 30.
-//! To it come what no weights overlap: the launch and the sort (2 to 3 us) and the last tile's combination (1.5 us).
+//! To it comes what no weights overlap: the sort (2 us), and behind the weights the second product's last tiles and their
+//! combination (3 to 6 us). Measured: `docs/hopper.md`.
 
 use crate::expand::UNSCALE;
 use crate::expert_gemm_mma::{Epilogue, Plain, Swiglu};

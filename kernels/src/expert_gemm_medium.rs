@@ -1,7 +1,7 @@
 //! Expert GEMMs for 9 to some 64 tokens per expert: weights are read and expanded once for up to 32 tokens. Right for any
 //! number of tokens and any K.
 //!
-//! The decode form ([`crate::expert_gemm_small`]) holds all columns of eight tokens; more do not fit beside the rings. Here
+//! The small form ([`crate::expert_gemm_small`]) holds all columns of eight tokens; more do not fit beside the rings. Here
 //! the columns of up to [`TOKENS`] tokens come in chunks, two buffers in turn, and every warp takes the row tiles of a group,
 //! one or two, through a chunk before the next one, with their accumulators in registers (`Share`). So the tokens are read
 //! from L2 once for [`CONSUMERS`] or twice as many row tiles: 12 % of the weights' bytes at 16 tokens, 47 % at 32.

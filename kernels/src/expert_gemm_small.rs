@@ -1,5 +1,5 @@
 //! Expert GEMMs for few tokens per expert: weights are read once and streamed through shared memory, tokens come in
-//! tiles of eight. The decode form; right for any number of tokens.
+//! tiles of eight. For decode batches beyond [`crate::expert_decode`]'s eight tokens; right for any number.
 //!
 //! # Work
 //! The list of (expert, token tile, row tile), expert by expert, is dealt to the blocks in contiguous shares, equal to
@@ -17,8 +17,8 @@
 //!
 //! # Budget
 //! Counted in ptxas 13.0's code for sm_90a, per warp and k16 step (a word of eight weights per lane): 6 `LOP3` and 1 `F2FP`
-//! (the logic pipe, two cycles each: 14 cycles), 3 `IMAD`, 5 `HMUL2`, 1 `HMMA`, 1 `LDS` or `LDSM`: 17.1 instructions, and
-//! about 40 more per stage of 16 steps for its wait and its refill: 20 issue cycles. At 4.5 TB/s a quarter of a
+//! (the logic pipe, two cycles each: 14 cycles), 3 `IMAD`, 4 `HMUL2`, 1 `HMMA`, 1 `LDS` or `LDSM`: 16.3 instructions, and
+//! about 45 more per stage of 16 steps for its wait and its refill: 19 issue cycles. At 4.5 TB/s a quarter of a
 //! multiprocessor (1755 MHz, 132 of them) has 30 cycles per step. 72 registers, no spills.
 //!
 //! Floors at DeepSeek-V4-Pro's shapes, bytes over 4.5 TB/s and f16 operations over 700 TFLOP/s; flash in brackets:
