@@ -46,8 +46,8 @@ pub enum Form {
     /// A pair of blocks for it (the same).
     Pair,
     /// Both products and the combination in one launch (the same, with a constant global scale in front of L2, no column
-    /// chunks and no shared expert apart). Never the planner's choice: its blocks wait for each other, so a device must
-    /// not be shared with another such launch at the same time, and it has not been measured.
+    /// chunks and no shared expert apart). Never the planner's choice: it has not been measured. Its blocks wait for each
+    /// other, so it is launched cooperatively.
     Mega,
     /// The same with a pair of blocks for a tile.
     MegaPair,
@@ -174,7 +174,9 @@ impl LayerPlan {
     ///
     /// # Safety
     /// The plan is loaded on the queue's device. `io` and the workspace are memory of the sizes they claim, the
-    /// workspace 256-byte aligned and used by nobody else until the work is finished.
+    /// workspace 256-byte aligned and used by nobody else until the work is finished. Its first
+    /// [`STATE`](super::workspace::STATE) words were zero before its first call, and only calls have written there since: a
+    /// kernel whose blocks wait for each other may wait for ever otherwise.
     pub unsafe fn enqueue(
         &self,
         queue: &dyn Queue,
