@@ -19,7 +19,7 @@ pub const MAX_COLUMNS: u32 = 32 * CHUNK_COLUMNS;
 /// Mbarriers for all rings.
 const BARRIERS: u32 = 112;
 /// Fewest stages of a ring.
-const MIN_STAGES: u32 = 3;
+pub const MIN_STAGES: u32 = 3;
 /// Fewest warps that are worth a launch.
 const MIN_WARPS: u32 = 16;
 /// Most stages of a ring; one lane each initialises its barrier.
