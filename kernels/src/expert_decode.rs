@@ -6,7 +6,7 @@
 //! counts: here the weights of both products are one stream.
 //!
 //! # Work
-//! * Every block sorts the slots ([`routing`]): a microsecond in which nothing is read, the only one.
+//! * Every block sorts the slots ([`routing`]): two microseconds in which no weights are read.
 //! * The tiles of the first product (16 rows of weights by a token tile) are dealt to the blocks in contiguous shares, equal
 //!   to one tile, and so are those of the second. Inside a block they go to as few warps as do them in as many rounds
 //!   ([`layout::warps_for`]), each with a ring of its own ([`crate::weight_ring`]) that runs on from the first product to the second
@@ -20,10 +20,10 @@
 //!
 //! # Floors
 //! Bytes over 4.65 TB/s (an H200), DeepSeek-V4-Pro's 37.2 MB per expert and Flash's 14.2 MB, all picks of a token different:
-//! 48 us for a token of Pro (six experts), 18.3 us for one of Flash. Operations are those of the small form: 20 issue cycles
+//! 48 us for a token of Pro (six experts), 18.3 us for one of Flash. Operations are those of the small form: 19 issue cycles
 //! for a warp and k16 step where bandwidth leaves 30.
-//! To it comes what no weights overlap: the sort (2 us), and behind the weights the second product's last tiles and their
-//! combination (3 to 6 us). Measured: `docs/hopper.md`.
+//! To it comes what no weights overlap: the sort, and behind the weights the second product's last tiles and their
+//! combination. Measured: `docs/hopper.md`.
 
 use crate::expand::UNSCALE;
 use crate::expert_gemm_mma::{Epilogue, Plain, Swiglu};

@@ -17,7 +17,7 @@
 //!   when every other one has given the buffer back. Scales lie twice, by the parity of the token tile.
 //!
 //! # Budget
-//! Per warp and k16 step, beside the decode form's 17: an `HMMA` and half an `LDSM` for each further eight tokens. The
+//! Per warp and k16 step, beside the small form's 16: an `HMMA` and half an `LDSM` for each further eight tokens. The
 //! expansion's pipes have nothing more to do; so 32 tokens take little longer than eight.
 
 use crate::expand::UNSCALE;

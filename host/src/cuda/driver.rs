@@ -412,7 +412,7 @@ pub struct LaunchWith {
 }
 
 /// As [`launch_kernel`], with attributes. A driver without `cuLaunchKernelEx` launches in the ordinary way, which is
-/// always right: a kernel that needs a cluster names it itself.
+/// right but for a cooperative launch, an error then: a kernel that needs a cluster names it itself.
 ///
 /// # Safety
 /// As [`launch_kernel`]; a dependent kernel waits (`griddepcontrol.wait`) before it touches what the earlier one does.

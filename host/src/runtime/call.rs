@@ -51,7 +51,9 @@ impl Call<'_> {
                 let (ids, weights) = self.route(tokens)?;
                 let mut shared = DevicePtr::NULL;
                 if let Some(apart) = self.shared(tokens) {
-                    rows::bf16(self.queue, self.token_rows(tokens), self.x(), DevicePtr::NULL)?;
+                    if apart.takes_rows() {
+                        rows::bf16(self.queue, self.token_rows(tokens), self.x(), DevicePtr::NULL)?;
+                    }
                     apart.enqueue(ids)?;
                     shared = self.region(self.layout.shared.y);
                 }

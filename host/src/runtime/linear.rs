@@ -103,6 +103,11 @@ impl LinearWorkspace {
     pub fn bytes(&self) -> usize {
         self.regions.bytes()
     }
+
+    /// Every part with its name.
+    pub fn regions(&self) -> &Regions {
+        &self.regions
+    }
 }
 
 /// Addresses of one call. All memory is device memory.

@@ -263,6 +263,11 @@ impl SharedCall<'_> {
         }
     }
 
+    /// Whether it takes the tokens as the routed experts' products do, not as they are.
+    pub(super) fn takes_rows(&self) -> bool {
+        !matches!(self.at.l1, Product::Bf16(_))
+    }
+
     pub(super) fn region(&self, region: Region) -> DevicePtr {
         self.call.region(region)
     }

@@ -1,7 +1,7 @@
 //! The slots of a call sorted by expert, by one warp in shared memory.
 //!
-//! Every block does it for itself, with the same result: no launch in front, and a block knows its weights a microsecond
-//! after its start. The order is that of [`crate::slots`]: rows of an expert in slot order, experts ascending, the shared one last.
+//! Every block does it for itself, with the same result: no launch in front, and a block knows its weights two
+//! microseconds after its start. The order is that of [`crate::slots`]: rows of an expert in slot order, experts ascending, the shared one last.
 //! Tokens that are not finite keep their rows here (nobody knows yet); the combination does not use them.
 //!
 //! A slot's key is its expert and its number, so the rank of a key is its row, and no two are equal. Rows are bits of a

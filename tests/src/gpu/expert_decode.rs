@@ -13,7 +13,7 @@ use kernels::{combine, expert_gemm_small as small, prepare_rows_bf16 as prepare}
 use nvfp4::bf16;
 
 use super::data::{hash, uniform};
-use super::outputs::{POISON, parallel};
+use super::outputs::{POISON, parallel, same_bytes};
 use super::repack::bytes;
 use super::{Case, Check, Device, Size, Sizes, Value};
 
@@ -384,21 +384,14 @@ impl Problem {
         let (inputs, want) = &*prepared;
         for &grid in grids {
             let got = self.launch(device, grid, inputs)?;
-            let parts = [
+            same_bytes(&[
                 ("h", &got.h, &want.h),
                 ("y", &got.y, &want.y),
                 ("out", &got.out, &want.out),
                 ("out_f32", &got.out_f32, &want.out_f32),
                 ("the counters of slots", &got.stats, &want.stats),
-            ];
-            for (what, got, want) in parts {
-                if let Some(at) = got.iter().zip(want).position(|(g, w)| g != w) {
-                    let (got, want) = (got[at], want[at]);
-                    return Err(format!(
-                        "grid {grid}: byte {at} of {what}: got {got:#04x}, expected {want:#04x}"
-                    ));
-                }
-            }
+            ])
+            .map_err(|e| format!("grid {grid}: {e}"))?;
         }
         Ok(())
     }

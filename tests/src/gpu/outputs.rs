@@ -122,6 +122,20 @@ impl Outputs {
     }
 }
 
+/// An error that names the first byte that differs, by the name of its buffer.
+pub fn same_bytes(parts: &[(&str, &[u8], &[u8])]) -> Result<(), String> {
+    for (what, got, want) in parts {
+        if got.len() != want.len() {
+            return Err(format!("{what}: {} bytes, expected {}", got.len(), want.len()));
+        }
+        if let Some(at) = got.iter().zip(*want).position(|(g, w)| g != w) {
+            let (got, want) = (got[at], want[at]);
+            return Err(format!("byte {at} of {what}: got {got:#04x}, expected {want:#04x}"));
+        }
+    }
+    Ok(())
+}
+
 /// `f(0), f(1), ..` on all cores.
 pub fn parallel<T: Send>(count: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count.div_ceil(16)).max(1);

@@ -13,7 +13,7 @@ use kernels::tcgen05_gemm::layout::{EPILOGUE_WARPS, Pair, START_ALIGN, Single};
 use kernels::tcgen05_mega as mega;
 
 use super::data::{hash, uniform};
-use super::outputs::{POISON, parallel};
+use super::outputs::{POISON, parallel, same_bytes};
 use super::tcgen05_gemm::data::{Matrix, Tokens, Values, pack_weights};
 use super::{Case, Check, Device, Size, Sizes, Value};
 
@@ -350,23 +350,16 @@ impl Problem {
         let (inputs, want) = &*prepared;
         for &(grid, lag) in launches {
             let got = self.launch(device, form, (grid, lag), inputs)?;
-            let parts = [
-                ("byte of h", &got.h_codes, &want.h_codes),
+            same_bytes(&[
+                ("h", &got.h_codes, &want.h_codes),
                 ("scale of h", &got.h_scales, &want.h_scales),
-                ("byte of h's row scales", &got.h_scale, &want.h_scale),
-                ("byte of the counter", &got.saturated, &want.saturated),
-                ("byte of y", &got.y, &want.y),
-                ("byte of out", &got.out, &want.out),
-                ("byte of out_f32", &got.out_f32, &want.out_f32),
-            ];
-            for (what, got, want) in parts {
-                if let Some(at) = got.iter().zip(want).position(|(g, w)| g != w) {
-                    let (got, want) = (got[at], want[at]);
-                    return Err(format!(
-                        "grid {grid}, lag {lag}: {what} {at}: got {got:#04x}, expected {want:#04x}"
-                    ));
-                }
-            }
+                ("h's row scales", &got.h_scale, &want.h_scale),
+                ("the counter", &got.saturated, &want.saturated),
+                ("y", &got.y, &want.y),
+                ("out", &got.out, &want.out),
+                ("out_f32", &got.out_f32, &want.out_f32),
+            ])
+            .map_err(|e| format!("grid {grid}, lag {lag}: {e}"))?;
         }
         Ok(())
     }

@@ -1,10 +1,13 @@
-//! The plan of NVFP4 activations on sm_100a, as a list of launches: which kernels, which parts of the output, and what is
-//! refused. Nothing runs here; `layer` compares results.
+//! The plan as a list of launches, of few tokens and of NVFP4 activations on sm_100a: which kernels, which parts of the output, and
+//! what is refused. Nothing runs here; `layer` compares results.
 
+use megamoe::cpu::LinearMode;
 use megamoe::emulator::EmulatorDevice;
 use megamoe::options::{ActScale, ActScaleL2, Activations, Part};
+use megamoe::runtime::linear::LinearPlan;
 use megamoe::runtime::plan::{Form, LayerIo, LayerPlan, RoutingIo, Tokens};
 use megamoe::runtime::shape::LayerOptions;
+use megamoe::runtime::workspace::{STATE, STATS};
 use megamoe::runtime::{DevicePtr, Queue};
 use megamoe_tests::layer::record::{Launched, Recorder, Work};
 use megamoe_tests::layer::{Shared, Spec};
@@ -59,6 +62,67 @@ fn names(launches: &[Launched]) -> Vec<&'static str> {
 }
 
 const ALL: (Part, Option<Form>) = (Part::All, None);
+
+#[test]
+fn few_tokens_go_through_one_launch() {
+    let bf16 = LayerOptions::default();
+    for arch in Arch::ALL {
+        let device = device(arch);
+        let spec = Spec::new(192, 80, 6, 2);
+        let kernels = |spec: &Spec, options: &LayerOptions, tokens, how| {
+            record(&device, spec, options, tokens, how).map(|launches| names(&launches))
+        };
+        for tokens in [1, 8] {
+            assert_eq!(kernels(&spec, &bf16, tokens, ALL).unwrap(), ["expert_decode"]);
+        }
+        // A shared expert among the routed ones, and one apart: of bf16 weights, and of others, which take prepared rows.
+        let folded = Spec { shared: Shared::Nvfp4, ..spec };
+        assert_eq!(kernels(&folded, &bf16, 8, ALL).unwrap(), ["expert_decode"]);
+        let apart = Spec { shared: Shared::Bf16, ..spec };
+        let expected = ["dense_bf16_swiglu", "dense_bf16_linear", "expert_decode"];
+        assert_eq!(kernels(&apart, &bf16, 8, ALL).unwrap(), expected);
+        let apart = Spec { shared: Shared::Nvfp4Wide, ..spec };
+        let wide = kernels(&apart, &bf16, 8, ALL).unwrap();
+        assert_eq!((wide.first(), wide.last()), (Some(&"prepare_rows_bf16"), Some(&"expert_decode")));
+        // Too many tokens, too many slots, other activations, no routed part, another form: not, and an error for a wish.
+        let many = Spec::new(192, 80, 16, 9);
+        let nvfp4 = options(ActScaleL2::RowDynamic);
+        let shared_only = (Part::Shared, None);
+        for (spec, options, tokens, (part, form)) in [
+            (&spec, &bf16, 9, ALL),
+            (&many, &bf16, 8, ALL),
+            (&spec, &nvfp4, 1, ALL),
+            (&folded, &bf16, 1, shared_only),
+            (&spec, &bf16, 1, (Part::All, Some(Form::Small))),
+        ] {
+            let split = kernels(spec, options, tokens, (part, form)).unwrap();
+            assert!(!split.contains(&"expert_decode") && split.contains(&"combine"), "{split:?}");
+            if form.is_none() {
+                let wish = kernels(spec, options, tokens, (part, Some(Form::Decode)));
+                assert!(matches!(wish, Err(megamoe::Error::Unsupported { .. })), "{wish:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_lies_in_a_workspace_between_calls_is_nobody_elses() {
+    let weights = Spec::new(192, 80, 6, 2).weights();
+    let plan = LayerPlan::new(&weights, &LayerOptions::default(), Arch::Sm90a).unwrap();
+    let layout = plan.workspace(8).unwrap();
+    assert_eq!((layout.stats.offset, layout.stats.bytes), (0, 4 * STATS));
+    assert_eq!(
+        (layout.decode_counters.offset, layout.decode_counters.bytes),
+        (4 * STATS, 4 * (STATE - STATS))
+    );
+    // A workspace is shared with other layers and with linear maps: they leave the first words alone.
+    let map = LinearPlan::new(&[weights.experts[0].down.clone()], LinearMode::W4A16, Arch::Sm90a).unwrap();
+    let map = map.workspace(8).unwrap();
+    for regions in [layout.regions(), map.regions()] {
+        let others: Vec<_> = regions.iter().skip(1).map(|(_, region)| region.offset).collect();
+        assert!(others.len() > 3 && others.iter().all(|&offset| offset >= 4 * STATE), "{others:?}");
+    }
+}
 
 #[test]
 fn the_kernels_of_a_call() {
