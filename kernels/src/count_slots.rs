@@ -3,7 +3,7 @@
 //! See [`crate::slots`]; [`crate::place_slots`] is the second.
 
 use crate::launch::{Arch, Arg, Geometry, Launch, LaunchBounds};
-use crate::slots::{self, Chunk, Slots};
+use crate::slots::{self, Chunk, LocalExperts, Slots};
 use cuda_std::grid;
 use cuda_std::prelude::*;
 
@@ -56,7 +56,8 @@ pub unsafe fn count_slots(
     grid::launch_dependents();
     // SAFETY: one u32.
     let tokens = unsafe { *tokens }.min(max_tokens);
-    let slots = Slots { topk_ids, b_scale, tokens, top_k, experts, first_local, local };
+    let of_rank = LocalExperts { experts, first: first_local, count: local };
+    let slots = Slots { topk_ids, b_scale, tokens, top_k, local: of_rank };
     let chunk = Chunk::part(slots.len(), thread::block_idx_x(), thread::grid_dim_x());
     // SAFETY: all threads are here; the caller's buffers.
     unsafe {

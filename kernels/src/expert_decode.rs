@@ -6,52 +6,59 @@
 //! counts: here the weights of both products are one stream.
 //!
 //! # Work
-//! * Every block sorts the slots ([`routing`]): two microseconds in which no weights are read.
+//! * A warp of every block sorts the slots ([`routing`]): less than two microseconds in which no weights are read.
 //! * The tiles of the first product (16 rows of weights by a token tile) are dealt to the blocks in contiguous shares, equal
 //!   to one tile, and so are those of the second. Inside a block they go to as few warps as do them in as many rounds
-//!   ([`layout::warps_for`]), each with a ring of its own ([`crate::weight_ring`]) that runs on from the first product to the second
-//!   ([`stream`]). A warp runs the whole K of its row tile: one chain over ascending k, as in every form.
-//! * Meanwhile its other warps bring the tokens and make f16 of them ([`rows`]), all of them: no change of tokens later.
-//! * SwiGLU's results go to device memory; a counter per token tile says when all of them are there. A block waits
-//!   for those of its share of the second product, stages their rows, and finds its weights in the rings.
-//! * Whoever finishes a token's last row in a tile of 16 columns adds up its slots there ([`outputs`]).
+//!   ([`layout::warps_for`]), each with a ring of its own ([`crate::weight_ring`]) that other warps keep full and that runs on from
+//!   the first product to the second ([`stream`]). A warp runs the whole K of its row tile: one chain over ascending k, as in
+//!   every form.
+//! * During the sort the warps that multiply bring the tokens and make f16 of them ([`rows`]), all of them: no change of tokens
+//!   later.
+//! * Results of both products go through device memory, each of them its own message ([`exchange`]). A block waits for SwiGLU's
+//!   of its share of the second product, stages their rows, and finds its weights in the rings.
+//! * Behind the second product every block adds up the slots of some columns ([`outputs`]).
 //!
 //! Blocks wait for each other, so all of them must be resident at once: [`Geometry::Resident`].
 //!
 //! # Floors
 //! Bytes over 4.65 TB/s (an H200), DeepSeek-V4-Pro's 37.2 MB per expert and Flash's 14.2 MB, all picks of a token different:
-//! 48 us for a token of Pro (six experts), 18.3 us for one of Flash. Operations are those of the small form: 19 issue cycles
+//! 48 us for a token of Pro (six experts), 18.3 us for one of Flash. Operations are those of the small form: 18 issue cycles
 //! for a warp and k16 step where bandwidth leaves 30.
 //! To it comes what no weights overlap: the sort, and behind the weights the second product's last tiles and their
 //! combination. Measured: `docs/hopper.md`.
 
+use crate::epilogue::{scaled, swiglu};
 use crate::expand::UNSCALE;
-use crate::expert_gemm_mma::{Epilogue, Plain, Swiglu};
+use crate::fragment::TILE_ROWS;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
-use crate::slots::{self, NONE, STAT_NON_FINITE, Slots};
-use crate::weight_ring::{Ring, STAGE_BYTES};
+use crate::slots::{self, LocalExperts, NONE, STAT_NON_FINITE};
+use crate::weight_ring::Ring;
 use cuda_std::prelude::*;
 use cuda_std::{
     convergence::{opaque, opaque_u32},
     grid, mbarrier,
 };
 
+pub mod exchange;
 pub mod layout;
 pub mod outputs;
 pub mod routing;
 pub mod rows;
 pub mod stream;
 
+use exchange::Exchange;
 use layout::{
-    SHARED_BYTES, WARPS, at, most_warps, row_stride, rows_bytes, staged_rows, stages, tile_tokens, warps_for,
+    BARRIERS, FETCH_WARPS, SHARED_BYTES, WARPS, at, row_stride, rows_bytes, staged_rows, tile_tokens,
 };
-use outputs::{Counters, MAX_ROW_TILES, Tokens};
+use outputs::Tokens;
 use routing::{Routing, TokenTile};
 use rows::Rows;
-use stream::{Product, Share, Stream};
+use stream::{Product, Rings, Share};
 
 /// Threads of a block.
-pub const THREADS: u32 = 32 * WARPS;
+pub const THREADS: u32 = 32 * (WARPS + FETCH_WARPS);
+/// Of them those that multiply.
+const MULTIPLIERS: u32 = 32 * WARPS;
 
 /// Bounds of the kernel.
 pub const BOUNDS: LaunchBounds = LaunchBounds::block(THREADS).min_ctas(1);
@@ -79,8 +86,6 @@ pub const LAUNCH: Launch = Launch {
             "u8, fragment order: [experts][row_tiles_down][k_units_down] units; 16-byte aligned",
         ),
         Arg::input("alpha_down", "f32 [experts]: its global scale"),
-        Arg::output("h", "bf16 [64, 64 * k_units_down]: SwiGLU's results, written and read; 16-byte aligned"),
-        Arg::output("y", "f32 [64, columns]: the second product, written and read"),
         Arg::input("shared", "f32 [max_tokens, columns]: a shared expert's output, added last; or null"),
         Arg::output("out", "bf16 [max_tokens, columns]"),
         Arg::output("out_f32", "f32 [max_tokens, columns]: the sums before rounding; or null"),
@@ -88,7 +93,10 @@ pub const LAUNCH: Launch = Launch {
             "stats",
             "u32 [8]: adds invalid slots, foreign slots and non-finite tokens to words 0, 1, 2",
         ),
-        Arg::output("counters", "u32 [outputs::COUNTERS]: zeros, and zeros again afterwards"),
+        Arg::output(
+            "exchange",
+            "u32 [exchange::WORDS]: zeros at first, then what the call before has left; 16-byte aligned",
+        ),
         Arg::u32("max_tokens", "tokens that the buffers hold, 1 to 8; see layout::fits"),
         Arg::u32("top_k", "slots of a token, at least 1"),
         Arg::u32("experts", "of the model, below 2^31"),
@@ -105,99 +113,59 @@ pub const LAUNCH: Launch = Launch {
     ],
 };
 
-const _: () = assert!(MAX_ROW_TILES * 16 == layout::MAX_COLUMNS);
-
 /// Dimensions on a device of `sms` multiprocessors. Any smaller grid gives the same bits; a larger one is refused.
 pub const fn dims(sms: u32) -> Dims {
     Dims { grid: [sms, 1, 1], block: BOUNDS.block, shared_bytes: SHARED_BYTES }
 }
 
+/// Waits for all threads that multiply.
+///
+/// # Safety
+/// All of them call it.
+#[inline(always)]
+unsafe fn sync_multipliers() {
+    // SAFETY: their number; the barrier is used for nothing else.
+    unsafe { thread::sync_threads_named(1, MULTIPLIERS) }
+}
+
 /// What lies in front of the products, between and behind them.
 struct Layer {
-    /// Row tiles of the first product: how many of a token tile hand over.
-    row_tiles: u32,
     /// Global scales: of gate, up and down.
     alphas: [*const f32; 3],
     x: Rows,
     h: Rows,
-    swiglu: Swiglu<u16>,
-    plain: Plain,
+    /// SwiGLU's features and clamp.
+    features: u32,
+    limit: f32,
     tokens: Tokens,
-    counters: Counters,
+    exchange: Exchange,
     /// Bytes of the staged rows.
     rows_bytes: u32,
 }
 
 impl Layer {
-    /// Deals the tiles of `token_tiles` token tiles: writes the products and the block's shares of them.
+    /// What a warp that multiplies does behind the routing.
     ///
     /// # Safety
-    /// One whole warp; a block barrier must follow.
-    #[inline(always)]
-    unsafe fn deal_warp(&self, base: u32, products: [Product; 2], token_tiles: u32) {
-        let (blocks, block, lane) = (thread::grid_dim_x(), thread::block_idx_x(), warp::lane_id());
-        // A lane for each product: divisions take their time.
-        let row_tiles = if lane == 0 { products[0].row_tiles } else { products[1].row_tiles };
-        let all = token_tiles * row_tiles;
-        let (each, more) = (all / blocks, all % blocks);
-        let tiles = each + u32::from(block < more);
-        let share = Share {
-            first: block * each + block.min(more),
-            tiles,
-            warps: warps_for(tiles, most_warps(self.rows_bytes)),
-        };
-        // SAFETY: the whole warp is here.
-        unsafe {
-            let other = warp::shuffle_xor(warp::FULL, share.warps, 1);
-            let stages = stages(share.warps.max(other).max(1), self.rows_bytes);
-            if lane == 0 {
-                products[0].store(base, 0);
-                share.store(base, 0, token_tiles);
-            } else if lane == 1 {
-                products[1].store(base, 1);
-                share.store(base, 1, stages);
-            }
-        }
-    }
-
-    /// What a warp does behind the routing.
-    ///
-    /// # Safety
-    /// All warps of the block; routing and shares are made, the tokens are brought, a block barrier has passed.
+    /// All of these warps; routing and shares are made, the tokens are brought, a block barrier has passed.
     #[inline(always)]
     unsafe fn run_cta(&self, base: u32, warp: u32) {
-        // SAFETY: the layout's parts; collectives are reached by whole warps, barriers by the whole block: what decides about
-        // them is the same in all of it.
+        // SAFETY: the layout's parts; collectives are reached by whole warps, barriers by all that multiply: what decides about
+        // them is the same in all of them.
         unsafe {
-            let (first, token_tiles) = Share::load(base, 0);
-            let (second, stages) = Share::load(base, 1);
-            let rings = first.warps.max(second.warps);
-            let barriers = base + at::BARRIERS + warp * stages * mbarrier::BYTES;
-            let own_ring = base + at::ROWS + self.rows_bytes + warp * stages * STAGE_BYTES;
-            let mut ring = Ring::new(own_ring, barriers, stages);
-            let lane = warp::lane_id();
-            if warp < rings && lane < stages {
-                mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
-            }
-            mbarrier::fence_init();
-            warp::sync_warp(warp::FULL);
-            let mut stream = Stream::new(base, warp, rings);
-            // As much as is on its way at a time: what is beyond would keep the warps from the tokens.
-            let ahead = if rings == 0 { 0 } else { WARPS.div_ceil(rings).min(stages) };
-            ring.fill(0..ahead, |to, barrier| stream.issue_warp(to, barrier));
-            if warp != 0 {
-                self.x.convert_warp(base, warp - 1, WARPS - 1, base + at::X_SCALES);
-            }
-            thread::sync_threads();
-            ring.fill(ahead..stages, |to, barrier| stream.issue_warp(to, barrier));
-            self.tokens.store_rowless(thread::index_1d(), thread::grid_dim_x() * thread::block_dim_x());
+            let rings = Rings::load_warp(base, self.rows_bytes);
+            self.x.convert_warp(base, warp, WARPS, base + at::X_SCALES);
+            sync_multipliers();
+            let thread = thread::block_idx_x() * MULTIPLIERS + thread::thread_idx_x();
+            self.exchange.clear_thread(thread, thread::grid_dim_x() * MULTIPLIERS);
 
-            let waiting_blocks = (token_tiles * Product::load(base, 1).row_tiles).min(thread::grid_dim_x());
+            let (to, full) = rings.of(warp);
+            let mut ring = Ring::new(to, full, rings.stages);
             let mut product = opaque_u32(0);
             while product < 2 {
-                let (share, _) = Share::load(base, product);
-                let of = Product::load(base, product);
-                let mut own = share.first + share.first_of(product, warp, rings);
+                let share = Share::load_warp(base, product);
+                let of = Product::load_warp(base, product);
+                let mut own = share.first + share.first_of(product, warp, rings.count);
                 let (mut from, end) = (share.first, share.first + share.tiles);
                 while from < end {
                     // Tiles of the rows that are staged at a time: in the first product all.
@@ -205,10 +173,10 @@ impl Layer {
                     if product != 0 {
                         let batch = self.batch_warp(base, from, end, of);
                         (until, first_row) = (batch.until, batch.first_row);
-                        self.stage_cta(base, warp, &batch, until == end, [waiting_blocks, token_tiles]);
+                        self.stage_cta(base, warp, &batch);
                     }
                     while own < until {
-                        self.tile_warp(base, product, of, own, first_row, &mut ring, &mut stream);
+                        self.tile_warp(base, product, of, own, first_row, &mut ring);
                         own += share.warps;
                     }
                     from = until;
@@ -216,6 +184,7 @@ impl Layer {
                 // One copy of the loop.
                 product = opaque_u32(product + 1);
             }
+            self.tokens.combine_warp(self.exchange, warp, WARPS);
         }
     }
 
@@ -225,7 +194,6 @@ impl Layer {
     /// # Safety
     /// The whole warp; its rows are staged; the tile's weights are next in the ring.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
     unsafe fn tile_warp(
         &self,
         base: u32,
@@ -234,7 +202,6 @@ impl Layer {
         tile: u32,
         first_row: u32,
         ring: &mut Ring,
-        stream: &mut Stream,
     ) {
         let lane = warp::lane_id();
         let (index, row_tile) = (tile / of.row_tiles, tile % of.row_tiles);
@@ -247,7 +214,7 @@ impl Layer {
         };
         // SAFETY: the caller's duty.
         unsafe {
-            let tile = TokenTile::load(base, index);
+            let tile = TokenTile::load_warp(base, index);
             let expert = tile.expert as usize;
             let alphas = if product == 0 {
                 [*self.alphas[0].add(expert), *self.alphas[1].add(expert)]
@@ -255,9 +222,9 @@ impl Layer {
                 [*self.alphas[2].add(expert), 0.0]
             };
             let b = base + at::ROWS + staged(&tile, lane % 8) * row_stride(of.k_units) + lane / 8 * 16;
-            let acc = ring.chain_warp(of.k_units, b, |to, barrier| stream.issue_warp(to, barrier));
+            let acc = ring.chain_warp(of.k_units, b, at::TO_EMPTY);
             // Again: registers are what the chain needs.
-            let tile = TokenTile::load(base, index);
+            let tile = TokenTile::load_warp(base, index);
             let scales = base + if product == 0 { at::X_SCALES } else { at::H_SCALES };
             let scale = [0, 1].map(|n| {
                 let at = scales + 4 * staged(&tile, lane % 4 * 2 + n);
@@ -265,11 +232,20 @@ impl Layer {
             });
             let (row, rows) = (tile.first_row, tile.rows);
             if product == 0 {
-                self.swiglu.store_scaled_thread(acc, row_tile, row, rows, scale, alphas);
-                self.counters.hand_over_warp(index);
+                let [g0, g1, u0, u1] = acc;
+                let h = swiglu([g0, g1], [u0, u1], scale, alphas[0], alphas[1], false, self.limit);
+                self.exchange.put_h_warp(h, row_tile, row, rows, self.features);
             } else {
-                self.plain.store_scaled_thread(acc, row_tile, row, rows, scale, alphas);
-                self.tokens.finish_warp(self.counters, row, rows, row_tile);
+                let (token, column) = (lane % 4 * 2, row_tile * TILE_ROWS as u32 + lane / 4);
+                let mut n = 0;
+                while n < 4 {
+                    let (token, column) = (token + n as u32 % 2, column + n as u32 / 2 * 8);
+                    if token < rows && column < self.tokens.columns {
+                        let value = scaled(acc[n], scale[n % 2], alphas[0], false);
+                        self.exchange.put_y_thread(value, row + token, column);
+                    }
+                    n += 1;
+                }
             }
         }
     }
@@ -284,10 +260,10 @@ impl Layer {
         let first = from / of.row_tiles;
         // SAFETY: token tiles of the share.
         unsafe {
-            let first_row = TokenTile::load(base, first).first_row;
+            let first_row = TokenTile::load_warp(base, first).first_row;
             let (mut next, mut until, mut rows) = (first, from, 0);
             while until < end {
-                let tile = TokenTile::load(base, next);
+                let tile = TokenTile::load_warp(base, next);
                 let with = tile.first_row + tile.rows - first_row;
                 if with > fit {
                     break;
@@ -296,7 +272,7 @@ impl Layer {
                 next += 1;
                 until = end.min(next * of.row_tiles);
             }
-            Batch { first, tiles: next - first, first_row, rows, until }
+            Batch { first_row, rows, until }
         }
     }
 
@@ -305,44 +281,23 @@ impl Layer {
     /// # Safety
     /// As [`Self::run_cta`].
     #[inline(always)]
-    unsafe fn stage_cta(
-        &self,
-        base: u32,
-        warp: u32,
-        batch: &Batch,
-        is_last: bool,
-        [waiting_blocks, token_tiles]: [u32; 2],
-    ) {
+    unsafe fn stage_cta(&self, base: u32, warp: u32, batch: &Batch) {
         // SAFETY: the caller's duty.
         unsafe {
-            if opaque(thread::thread_idx_x() == 0) {
-                let mut tile = batch.first;
-                while tile < batch.first + batch.tiles {
-                    self.counters.wait_thread(tile, self.row_tiles);
-                    tile += 1;
-                }
-                if is_last {
-                    self.counters.pass_thread(waiting_blocks, token_tiles);
-                }
-            }
-            warp::sync_warp(warp::FULL);
-            // Every warp is done with the staged rows, and the results are there.
-            thread::sync_threads();
-            let from = self.h.from.add(batch.first_row as usize * self.h.stride as usize);
+            // Every warp is done with the staged rows.
+            sync_multipliers();
+            let from = self.exchange.h_row(batch.first_row).cast_const().cast();
             let rows = Rows { from, rows: batch.rows, ..self.h };
-            rows.load_warp(base, warp, WARPS);
-            thread::sync_threads();
+            rows.load_warp(base, warp, WARPS, |from| Exchange::wait_h_warp(from));
+            sync_multipliers();
             rows.convert_warp(base, warp, WARPS, base + at::H_SCALES);
-            thread::sync_threads();
+            sync_multipliers();
         }
     }
 }
 
 /// Token tiles whose rows are staged together.
 struct Batch {
-    /// The first, and how many.
-    first: u32,
-    tiles: u32,
     /// Their first row, and how many.
     first_row: u32,
     rows: u32,
@@ -367,13 +322,11 @@ pub unsafe fn expert_decode(
     alpha_up: *const f32,
     weights_down: *const u8,
     alpha_down: *const f32,
-    h: *mut u16,
-    y: *mut f32,
     shared: *const f32,
     out: *mut u16,
     out_f32: *mut f32,
     stats: *mut u32,
-    counters: *mut u32,
+    exchange: *mut u32,
     max_tokens: u32,
     top_k: u32,
     experts: u32,
@@ -395,56 +348,79 @@ pub unsafe fn expert_decode(
     if count == 0 {
         return;
     }
-    let slots =
-        Slots { topk_ids, b_scale: core::ptr::null(), tokens: count, top_k, experts, first_local, local };
     let has_shared = folded != 0;
     // SAFETY: the launch gives SHARED_BYTES, of which all that follows takes parts; every thread of the block is here.
     unsafe {
         let base = cuda_std::shared::dynamic();
         let h_stride = k_units_down * crate::to_f16::UNIT;
         let layer = Layer {
-            row_tiles,
             alphas: [alpha, alpha_up, alpha_down],
             x: Rows { from: x, stride: columns, rows: count, k: columns, k_units },
-            h: Rows { from: h, stride: h_stride, rows: 0, k: intermediate, k_units: k_units_down },
-            swiglu: Swiglu {
-                out: h,
-                features: intermediate,
-                first_tile: 0,
-                out_stride: h_stride,
-                fold: false,
-                limit,
+            h: Rows {
+                from: core::ptr::null(),
+                stride: h_stride,
+                rows: 0,
+                k: intermediate,
+                k_units: k_units_down,
             },
-            plain: Plain { out: y, features: columns, first_tile: 0, out_stride: columns, fold: false },
+            features: intermediate,
+            limit,
             tokens: Tokens {
-                y,
                 shared,
                 out,
                 out_f32,
                 columns,
                 tokens: count,
                 top_k,
-                shared_slots: if has_shared { slots.len() } else { NONE },
+                shared_slots: if has_shared { count * top_k } else { NONE },
                 base,
             },
-            counters: Counters(counters),
+            exchange: Exchange { words: exchange, h_stride: h_stride / 2, y_stride: columns, base },
             rows_bytes: rows_bytes(max_tokens, [k_units, k_units_down]),
         };
         // The same in all lanes, which the compiler can see.
         let warp = warp::uniform(thread::thread_idx_x() / 32);
         let is_first = thread::block_idx_x() == 0;
-        if opaque(warp == 0) {
-            let routing =
-                Routing { slots, weights: topk_weights, has_shared, tile_tokens: tile_tokens(max_tokens) };
-            let token_tiles = routing.build_warp(base, if is_first { stats } else { core::ptr::null_mut() });
-            let first = Product { weights, row_tiles, k_units };
-            let second = Product { weights: weights_down, row_tiles: row_tiles_down, k_units: k_units_down };
-            layer.deal_warp(base, [first, second], token_tiles);
+        let fetcher = warp.wrapping_sub(WARPS);
+        if opaque(warp < WARPS) {
+            // Instructions for one lane at a time: spread over the warps.
+            let barrier = warp + WARPS * warp::lane_id();
+            if barrier < 2 * BARRIERS {
+                mbarrier::init(base + at::BARRIERS + barrier * mbarrier::BYTES, 1);
+            }
+            mbarrier::fence_init();
+            warp::sync_warp(warp::FULL);
+            layer.x.load_warp(base, warp, WARPS, |from| rows::load_thread(from));
+        } else if opaque(fetcher == 0) {
+            let routing = Routing {
+                topk_ids,
+                weights: topk_weights,
+                tokens,
+                max_tokens,
+                top_k,
+                local: LocalExperts { experts, first: first_local, count: local },
+                has_shared,
+                tile_tokens: tile_tokens(max_tokens),
+            };
+            routing.build_warp(base, if is_first { stats } else { core::ptr::null_mut() });
         } else {
-            layer.x.load_warp(base, warp - 1, WARPS - 1);
+            let most = max_tokens * (top_k + folded);
+            if opaque(thread::thread_idx_x() == 32 * (WARPS + 1)) {
+                layer.exchange.arrive_thread(most);
+                Product { weights, row_tiles, k_units }.store(base, 0);
+                Product { weights: weights_down, row_tiles: row_tiles_down, k_units: k_units_down }
+                    .store(base, 1);
+            }
+            warp::sync_warp(warp::FULL);
+            let row_tiles = [row_tiles, row_tiles_down];
+            Share::deal_warp(base, row_tiles, most, layer.rows_bytes, fetcher - 1, FETCH_WARPS - 1);
         }
         warp::sync_warp(warp::FULL);
         thread::sync_threads();
+        if opaque(fetcher < FETCH_WARPS) {
+            stream::fetch_warp(base, fetcher, Rings::load_warp(base, layer.rows_bytes));
+            return;
+        }
         layer.run_cta(base, warp);
         if opaque(is_first && warp == 0) {
             let lane = warp::lane_id();

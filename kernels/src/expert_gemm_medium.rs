@@ -12,7 +12,7 @@
 //!
 //! # Data
 //! * Weights: a ring of stages for each warp, refilled by bulk copies in the order of their use: chunk by chunk, and in a
-//!   chunk tile by tile. The rings run on across groups, token tiles and experts.
+//!   chunk tile by tile. The rings run on across groups, token tiles and experts. Warps of their own issue the copies.
 //! * Tokens: `full` and `empty` barriers for each buffer. A warp that does nothing else issues the copies of the next chunk
 //!   when every other one has given the buffer back. Scales lie twice, by the parity of the token tile.
 //!
@@ -28,7 +28,7 @@ use crate::expert_gemm_mma::{
 use crate::expert_list::{self, Entry, ExpertList};
 use crate::fragment::{CODE_BYTES, UNIT_BYTES};
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds, registers_fit};
-use crate::weight_ring::{RING_ALIGN, STAGE_BYTES, STAGE_UNITS};
+use crate::weight_ring::{self, RING_ALIGN, STAGE_BYTES, STAGE_UNITS, Source, Weights};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier};
 
@@ -38,8 +38,10 @@ pub const TOKENS: u32 = 32;
 pub const CONSUMERS: u32 = 15;
 /// The warp that brings tokens.
 const PRODUCER: u32 = CONSUMERS;
+/// Warps that fetch weights, behind it: each for every fourth ring.
+const FETCH_WARPS: u32 = 4;
 /// Warps of a block.
-pub const WARPS: u32 = CONSUMERS + 1;
+pub const WARPS: u32 = CONSUMERS + 1 + FETCH_WARPS;
 /// Threads of a block.
 pub const THREADS: u32 = 32 * WARPS;
 /// Most row tiles that a warp takes through a chunk.
@@ -49,7 +51,7 @@ const BUFFERS: u32 = 2;
 /// Stages of a warp's ring.
 const STAGES: u32 = 4;
 /// Most registers of a thread.
-const REGISTERS: u32 = 128;
+const REGISTERS: u32 = 96;
 /// Bytes of a buffer.
 const BUFFER_BYTES: u32 = Share::NARROW.bytes();
 /// Bytes of the scales of a token tile: f32 of each token, then alpha and alpha of up.
@@ -66,10 +68,12 @@ mod at {
     pub const FULL: u32 = SCALES + 2 * SCALE_BYTES;
     /// Barriers "buffer is empty": an arrival of every warp that computes.
     pub const EMPTY: u32 = FULL + BUFFERS * mbarrier::BYTES;
-    /// Barriers of the rings.
+    /// Barriers of the rings: a stage is full; then as many: it is empty.
     pub const RING_BARRIERS: u32 = EMPTY + BUFFERS * mbarrier::BYTES;
+    /// From a stage's first barrier to its second.
+    pub const TO_EMPTY: u32 = CONSUMERS * STAGES * mbarrier::BYTES;
     /// The buffers of tokens.
-    pub const BUFFERS_DATA: u32 = (RING_BARRIERS + CONSUMERS * STAGES * mbarrier::BYTES).next_multiple_of(16);
+    pub const BUFFERS_DATA: u32 = (RING_BARRIERS + 2 * TO_EMPTY).next_multiple_of(16);
     /// The rings.
     pub const RINGS: u32 = (BUFFERS_DATA + BUFFERS * BUFFER_BYTES).next_multiple_of(RING_ALIGN);
     /// The end.
@@ -229,8 +233,9 @@ impl Walk {
     }
 }
 
-/// The weights that a warp still has to fetch, in order of their use.
-struct Fetch {
+/// The weights that a warp still needs, in order of their use.
+struct Fetch<'a> {
+    gemm: &'a Gemm,
     walk: Walk,
     warp: u32,
     /// That of the group's token tile.
@@ -240,27 +245,29 @@ struct Fetch {
     tile: u32,
     /// First unit of the chunk.
     chunk: u32,
-    /// Next stage's weights, and the units left of this tile in the chunk; 0: nothing is left at all.
-    from: *const u8,
-    units: u32,
+    /// Those of this tile in the chunk; nothing: nothing is left at all.
+    source: Source,
 }
 
-impl Fetch {
-    /// At the first group of the walk.
+impl<'a> Fetch<'a> {
+    /// At the first group of the walk; nothing for a warp that does not compute.
     ///
     /// # Safety
     /// As [`Walk::next`].
     #[inline(always)]
-    unsafe fn new(gemm: &Gemm, walk: Walk, warp: u32) -> Self {
+    unsafe fn new(gemm: &'a Gemm, walk: Walk, warp: u32) -> Self {
         // SAFETY: the caller's duty.
         unsafe {
             let share = Share::of(walk.token_tile().tokens);
             let own = walk.own(warp, share);
-            let mut new = Self { walk, warp, share, own, tile: 0, chunk: 0, from: gemm.weights, units: 0 };
+            let mut new = Self { gemm, walk, warp, share, own, tile: 0, chunk: 0, source: Source::none() };
+            if warp >= CONSUMERS {
+                return new;
+            }
             if own != 0 {
-                new.start(gemm);
+                new.start();
             } else {
-                new.next_group(gemm);
+                new.next_group();
             }
             new
         }
@@ -269,68 +276,61 @@ impl Fetch {
     /// # Safety
     /// As [`Walk::next`]; the warp has the tile.
     #[inline(always)]
-    unsafe fn start(&mut self, gemm: &Gemm) {
+    unsafe fn start(&mut self) {
+        let gemm = self.gemm;
         // SAFETY: the caller's duty; a row tile of the weights.
         unsafe {
             let expert = self.walk.list.entry(self.walk.entry).expert;
             let row_tile = gemm.first_tile + self.walk.tile + self.tile * CONSUMERS + self.warp;
             let tile = u64::from(expert * gemm.row_tiles + row_tile);
             let unit = tile * u64::from(gemm.k_units) + u64::from(self.chunk);
-            self.from = gemm.weights.add((unit * UNIT_BYTES as u64) as usize);
+            let from = gemm.weights.add((unit * UNIT_BYTES as u64) as usize);
+            self.source = Source::of(from, (gemm.k_units - self.chunk).min(self.share.chunk_units()));
         }
-        self.units = (gemm.k_units - self.chunk).min(self.share.chunk_units());
     }
 
-    /// To the warp's first tile of the next group that has one; leaves `units` at 0 if there is none.
+    /// To the warp's first tile of the next group that has one; leaves the source empty if there is none.
     ///
     /// # Safety
     /// As [`Walk::next`].
     #[inline(always)]
-    unsafe fn next_group(&mut self, gemm: &Gemm) {
+    unsafe fn next_group(&mut self) {
         // SAFETY: the caller's duty.
         unsafe {
             while self.walk.next(self.share) {
                 self.share = Share::of(self.walk.token_tile().tokens);
                 self.own = self.walk.own(self.warp, self.share);
                 if self.own != 0 {
-                    self.start(gemm);
+                    self.start();
                     return;
                 }
             }
         }
     }
+}
 
-    /// Issues the copy of the next stage to `to`, counted on `barrier`; nothing if there is none.
-    ///
-    /// # Safety
-    /// The whole warp calls it; nobody reads the stage any more.
+impl Weights for Fetch<'_> {
     #[inline(always)]
-    unsafe fn issue_warp(&mut self, gemm: &Gemm, to: u32, barrier: u32) {
-        if self.units == 0 {
-            return;
-        }
-        let units = self.units.min(STAGE_UNITS);
-        let bytes = units * UNIT_BYTES as u32;
-        // SAFETY: the whole warp is here; the units are inside the tile, the stage holds them.
+    fn is_empty(&self) -> bool {
+        self.source.is_empty()
+    }
+
+    #[inline(always)]
+    unsafe fn copy_thread(&mut self, to: u32, barrier: u32) {
+        // SAFETY: the caller's duty; the units are inside the tile.
         unsafe {
-            if warp::elect(warp::FULL) {
-                mbarrier::arrive_expect_tx(barrier, bytes);
-                bulk::load_hint(to, self.from, bytes, barrier, bulk::EVICT_FIRST);
-            }
-            self.from = self.from.add(bytes as usize);
-            self.units -= units;
-            if self.units == 0 {
+            if self.source.copy_thread(to, barrier) {
                 self.tile += 1;
                 if self.tile == self.own {
                     self.tile = 0;
                     self.chunk += self.share.chunk_units();
-                    if self.chunk >= gemm.k_units {
+                    if self.chunk >= self.gemm.k_units {
                         self.chunk = 0;
-                        self.next_group(gemm);
+                        self.next_group();
                         return;
                     }
                 }
-                self.start(gemm);
+                self.start();
             }
         }
     }
@@ -411,7 +411,6 @@ struct Warp<'a> {
     /// Next stage, counted in the rings of all warps, and the parity of its use.
     slot: u32,
     parity: u32,
-    fetch: Fetch,
     /// Chunks of tokens so far: the buffer is its lowest bit, the parity of its use the next one.
     chunks: u32,
 }
@@ -456,7 +455,9 @@ impl Warp<'_> {
                 }
                 // Every lane has read the stage.
                 warp::sync_warp(warp::FULL);
-                self.fetch.issue_warp(self.gemm, stage, barrier);
+                if warp::elect(warp::FULL) {
+                    mbarrier::arrive(barrier + at::TO_EMPTY);
+                }
                 self.slot += 1;
                 if self.slot == (self.index + 1) * STAGES {
                     self.slot -= STAGES;
@@ -478,7 +479,7 @@ impl Warp<'_> {
         epilogue: &E,
     ) {
         // `Share::of(tile.tokens)`, as a constant.
-        let share = const { Share { shift: G.ilog2() } };
+        let share = const { Share::of(G as u32 * GROUP_TOKENS) };
         let own = walk.own(self.index, share);
         let mut acc = [[[0.0; 4]; G]; R];
         // A column without a token reads a row that is there: columns do not mix, and what they hold is not stored.
@@ -592,10 +593,9 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         // The same in all lanes, which the compiler can see.
         let index = warp::uniform(thread::thread_idx_x() / 32);
         let base = shared::dynamic();
-        let barriers = base + at::RING_BARRIERS + index * STAGES * mbarrier::BYTES;
-        let ring = base + at::RINGS + index * STAGES * STAGE_BYTES;
-        if index < CONSUMERS && lane < STAGES {
-            mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
+        if index < CONSUMERS && lane < 2 * STAGES {
+            let barrier = index * STAGES + lane % STAGES + lane / STAGES * (CONSUMERS * STAGES);
+            mbarrier::init(base + at::RING_BARRIERS + barrier * mbarrier::BYTES, 1);
         }
         if thread::thread_idx_x() < BUFFERS {
             mbarrier::init(base + at::FULL + lane * mbarrier::BYTES, 32);
@@ -638,21 +638,25 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             produce_warp(gemm, base, walk);
             return;
         }
-        let mut fetch = Fetch::new(gemm, walk, index);
-        let mut slot = 0;
-        while slot < STAGES {
-            fetch.issue_warp(gemm, ring + slot * STAGE_BYTES, barriers + slot * mbarrier::BYTES);
-            slot += 1;
+        if index > PRODUCER {
+            let ring = index - PRODUCER - 1 + FETCH_WARPS * lane;
+            let (to, full) = (base + at::RINGS, base + at::RING_BARRIERS);
+            let (to, full) = (to + ring * STAGES * STAGE_BYTES, full + ring * STAGES * mbarrier::BYTES);
+            weight_ring::fetch_warp(Fetch::new(gemm, walk, ring), to, full, at::TO_EMPTY, STAGES);
+            return;
         }
         // Rows, scales and outputs are others' business until here. A second wait returns at once.
         grid::wait_for_dependencies();
         grid::launch_dependents();
 
-        let mut me = Warp { gemm, lane, index, base, slot: index * STAGES, parity: 0, fetch, chunks: 0 };
+        let mut me = Warp { gemm, lane, index, base, slot: index * STAGES, parity: 0, chunks: 0 };
         loop {
             let tile = walk.token_tile();
             let share = Share::of(tile.tokens);
-            if share.shift == Share::WIDE.shift {
+            if tile.tokens <= GROUP_TOKENS {
+                // One group of columns has tokens: the other's products are left out.
+                me.group::<1, MAX_TILES, E>(&walk, tile, epilogue);
+            } else if share.shift == Share::WIDE.shift {
                 me.group::<{ Share::WIDE.groups() as usize }, MAX_TILES, E>(&walk, tile, epilogue);
             } else {
                 me.group::<{ Share::NARROW.groups() as usize }, 1, E>(&walk, tile, epilogue);

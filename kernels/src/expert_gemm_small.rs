@@ -8,9 +8,9 @@
 //! form and batch.
 //!
 //! # Data
-//! * Weights: every warp has its own [`Ring`]. A stage is refilled as soon as the warp has read it; the ring runs on across
-//!   tiles and experts, so the next tile's weights are under way during an epilogue, and while the block changes its
-//!   tokens.
+//! * Weights: every warp has its own [`Ring`], which warps that do nothing else fill again as soon as a stage has been read; the
+//!   ring runs on across tiles and experts, so the next tile's weights are under way during an epilogue, and while the block
+//!   changes its tokens.
 //! * Tokens: up to eight rows of f16, one bulk copy each, row-major with 16 bytes between rows, so that `ldmatrix` is
 //!   free of bank conflicts and gives the B fragments of two steps. Columns of the MMA without a token read a row that
 //!   is there: the columns of a product do not mix, and what they hold is not stored. So nothing is zeroed.
@@ -18,8 +18,8 @@
 //! # Budget
 //! Counted in ptxas 13.0's code for sm_90a, per warp and k16 step (a word of eight weights per lane): 6 `LOP3` and 1 `F2FP`
 //! (the logic pipe, two cycles each: 14 cycles), 3 `IMAD`, 4 `HMUL2`, 1 `HMMA`, 1 `LDS` or `LDSM`: 16.3 instructions, and
-//! about 45 more per stage of 16 steps for its wait and its refill: 19 issue cycles. At 4.5 TB/s a quarter of a
-//! multiprocessor (1755 MHz, 132 of them) has 30 cycles per step. 72 registers, no spills.
+//! about 25 more per stage of 16 steps to wait for it and to give it back: 18 issue cycles. At 4.5 TB/s a quarter of a
+//! multiprocessor (1755 MHz, 132 of them) has 30 cycles per step. 66 registers, no spills.
 //!
 //! Floors at DeepSeek-V4-Pro's shapes, bytes over 4.5 TB/s and f16 operations over 700 TFLOP/s; flash in brackets:
 //!
@@ -46,17 +46,19 @@ use crate::expert_gemm_mma::{
 use crate::expert_list::{self, ExpertList};
 use crate::fragment::UNIT_BYTES;
 use crate::launch::{Arch, Arg, Dims, Geometry, Launch, LaunchBounds};
-use crate::weight_ring::{RING_ALIGN, Ring, STAGE_BYTES, Source};
+use crate::weight_ring::{self, RING_ALIGN, Ring, STAGE_BYTES, Source, Weights};
 use cuda_std::prelude::*;
 use cuda_std::{bulk, grid, mbarrier};
 
-/// Most warps of a block.
+/// Most warps of a block that multiply.
 pub const MAX_WARPS: u32 = 24;
+/// Warps that fetch weights, behind those: each for every fourth ring.
+pub const FETCH_WARPS: u32 = 4;
 /// Tokens of a tile.
 pub const TOKENS: u32 = GROUP_TOKENS;
-/// Mbarriers for all rings.
-const RING_BARRIERS: u32 = 88;
-/// Most stages of a ring; one lane each initialises its barrier.
+/// Stages of all rings, each with an mbarrier for "full" and one for "empty".
+const RING_BARRIERS: u32 = 48;
+/// Most stages of a ring; two lanes initialise the barriers of each.
 const MAX_STAGES: u32 = 16;
 
 /// Byte offsets in dynamic shared memory.
@@ -70,11 +72,12 @@ mod at {
     pub const ALPHAS: u32 = SCALES + 4 * TOKENS;
     /// The mbarrier of the tokens.
     pub const TOKEN_BARRIER: u32 = ALPHAS + 8;
-    /// Those of the rings.
+    /// Those of the rings: a stage is full; then as many: it is empty.
     pub const RING_BARRIERS: u32 = TOKEN_BARRIER + mbarrier::BYTES;
+    /// From a stage's first mbarrier to its second.
+    pub const TO_EMPTY: u32 = super::RING_BARRIERS * mbarrier::BYTES;
     /// The token rows; the rings follow.
-    pub const TOKENS_DATA: u32 =
-        (RING_BARRIERS + super::RING_BARRIERS * mbarrier::BYTES).next_multiple_of(RING_ALIGN);
+    pub const TOKENS_DATA: u32 = (RING_BARRIERS + 2 * TO_EMPTY).next_multiple_of(RING_ALIGN);
 }
 
 /// Shared memory besides tokens and rings.
@@ -88,7 +91,7 @@ const _: () = {
     assert!(at::TOKENS_DATA.is_multiple_of(RING_ALIGN) && (TOKENS * TOKEN_GAP).is_multiple_of(RING_ALIGN));
     // DeepSeek's 7168 columns leave two stages to each of 24 warps.
     assert!(stages(24, 112) == 2);
-    assert!(MAX_STAGES <= 32);
+    assert!(2 * MAX_STAGES <= 32);
 };
 
 /// Bytes from one token row to the next.
@@ -104,7 +107,7 @@ pub const fn stages(warps: u32, k_units: u32) -> u32 {
     if fit < MAX_STAGES { fit } else { MAX_STAGES }
 }
 
-/// The number of warps for `k_units` units: the most, in steps of four, that have two stages each. None from
+/// The number of warps that multiply for `k_units` units: the most, in steps of four, that have two stages each. None from
 /// [`MAX_K_UNITS`] on: the wide form takes such layers.
 pub const fn warps(k_units: u32) -> Option<u32> {
     let mut warps = MAX_WARPS;
@@ -127,7 +130,8 @@ const _: () = assert!(warps(MAX_K_UNITS).is_some() && warps(112).unwrap() == 24 
 pub const fn dims(k_units: u32, sms: u32) -> Option<Dims> {
     match warps(k_units) {
         Some(warps) => {
-            Some(Dims { grid: [sms, 1, 1], block: [32 * warps, 1, 1], shared_bytes: SHARED_BYTES })
+            let block = [32 * (warps + FETCH_WARPS), 1, 1];
+            Some(Dims { grid: [sms, 1, 1], block, shared_bytes: SHARED_BYTES })
         }
         None => None,
     }
@@ -143,8 +147,9 @@ const FEW_WARPS: u32 = 16;
 pub const fn dims_for(k_units: u32, sms: u32, tiles: u32) -> Option<Dims> {
     match dims(k_units, sms) {
         Some(mut dims) => {
-            if tiles <= FEW_TILES && dims.block[0] > 32 * FEW_WARPS {
-                dims.block[0] = 32 * FEW_WARPS;
+            let few = 32 * (FEW_WARPS + FETCH_WARPS);
+            if tiles <= FEW_TILES && dims.block[0] > few {
+                dims.block[0] = few;
             }
             Some(dims)
         }
@@ -153,13 +158,14 @@ pub const fn dims_for(k_units: u32, sms: u32, tiles: u32) -> Option<Dims> {
 }
 
 /// Bounds of the kernels.
-pub const BOUNDS: LaunchBounds = LaunchBounds::block(32 * MAX_WARPS).min_ctas(1);
+pub const BOUNDS: LaunchBounds = LaunchBounds::block(32 * (MAX_WARPS + FETCH_WARPS)).min_ctas(1);
 
-launches! { BOUNDS, SHARED_BYTES, Geometry::Warps;
+launches! { BOUNDS, SHARED_BYTES, Geometry::Warps(FETCH_WARPS + 1);
 "expert_gemm_small_swiglu_bf16", "expert_gemm_small_swiglu_f32", "expert_gemm_small_plain_f32" }
 
-/// The weights that a warp still has to fetch, in order: its tiles of the block's share, in stages.
-struct Fetch {
+/// The weights that a ring still needs, in order: its warp's tiles of the block's share.
+struct Fetch<'a> {
+    gemm: &'a Gemm,
     list: ExpertList<TOKENS>,
     /// The tile's weights that are next.
     source: Source,
@@ -171,53 +177,56 @@ struct Fetch {
     entry_end: u32,
     /// Tiles of the share.
     tiles: u32,
+    /// Warps that multiply.
     warps: u32,
 }
 
-impl Fetch {
+impl Fetch<'_> {
     /// Starts the current tile, if it is one of the share.
     ///
     /// # Safety
     /// The list is built.
     #[inline(always)]
-    unsafe fn start_tile(&mut self, gemm: &Gemm) {
+    unsafe fn start_tile(&mut self) {
         if self.tile >= self.tiles {
             return;
         }
-        while self.row_tile >= gemm.tile_count {
-            self.row_tile -= gemm.tile_count;
+        while self.row_tile >= self.gemm.tile_count {
+            self.row_tile -= self.gemm.tile_count;
             self.token_tile += 1;
             if self.token_tile == self.entry_end {
                 self.entry += 1;
                 // SAFETY: the tile is one of the share, so its entry is there.
-                self.entry_end = unsafe { warp::uniform(self.list.entry(self.entry).end) };
+                self.entry_end = unsafe { self.list.entry(self.entry).end };
             }
         }
         // SAFETY: as above.
-        let expert = unsafe { warp::uniform(self.list.entry(self.entry).expert) };
-        let tile = expert * gemm.row_tiles + gemm.first_tile + self.row_tile;
+        let expert = unsafe { self.list.entry(self.entry).expert };
+        let tile = expert * self.gemm.row_tiles + self.gemm.first_tile + self.row_tile;
         // SAFETY: a row tile of the weights.
         let from = unsafe {
-            gemm.weights.add((u64::from(tile) * u64::from(gemm.k_units * UNIT_BYTES as u32)) as usize)
+            let at = u64::from(tile) * u64::from(self.gemm.k_units * UNIT_BYTES as u32);
+            self.gemm.weights.add(at as usize)
         };
-        self.source = Source::of(from, gemm.k_units);
+        self.source = Source::of(from, self.gemm.k_units);
+    }
+}
+
+impl Weights for Fetch<'_> {
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.source.is_empty()
     }
 
-    /// Issues the copy of the next stage to `to`, counted on `barrier`; nothing if there is none.
-    ///
-    /// # Safety
-    /// The whole warp calls it; nobody reads the stage any more.
     #[inline(always)]
-    unsafe fn issue_warp(&mut self, gemm: &Gemm, to: u32, barrier: u32) {
-        if self.source.is_empty() {
-            return;
-        }
+    unsafe fn copy_thread(&mut self, to: u32, barrier: u32) {
         // SAFETY: the caller's duty; the units are inside the tile.
-        if unsafe { self.source.copy_warp(to, barrier) } {
-            self.tile += self.warps;
-            self.row_tile += self.warps;
-            // SAFETY: the caller's list.
-            unsafe { self.start_tile(gemm) };
+        unsafe {
+            if self.source.copy_thread(to, barrier) {
+                self.tile += self.warps;
+                self.row_tile += self.warps;
+                self.start_tile();
+            }
         }
     }
 }
@@ -229,7 +238,8 @@ impl Fetch {
 #[inline(always)]
 unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
     let lane = warp::lane_id();
-    let warps = thread::block_dim_x() / 32;
+    let all_warps = thread::block_dim_x() / 32;
+    let warps = all_warps - FETCH_WARPS;
     let stages = stages(warps, gemm.k_units);
     // SAFETY: the launch gives SHARED_BYTES, of which all that follows takes parts; every collective is reached by the
     // whole warp (or block), as nothing before it depends on the lane.
@@ -238,13 +248,17 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         let warp = warp::uniform(thread::thread_idx_x() / 32);
         let base = shared::dynamic();
         let stride = token_stride(gemm.k_units);
-        let barriers = base + at::RING_BARRIERS + warp * stages * mbarrier::BYTES;
-        let ring = base + at::TOKENS_DATA + TOKENS * stride + warp * stages * STAGE_BYTES;
-        if lane < stages {
-            mbarrier::init(barriers + lane * mbarrier::BYTES, 1);
+        let rings = base + at::TOKENS_DATA + TOKENS * stride;
+        let ring_of = |warp: u32| {
+            let stage = warp * stages;
+            (rings + stage * STAGE_BYTES, base + at::RING_BARRIERS + stage * mbarrier::BYTES)
+        };
+        let (ring, full) = ring_of(warp);
+        if warp < warps && lane < 2 * stages {
+            mbarrier::init(full + lane % stages * mbarrier::BYTES + lane / stages * at::TO_EMPTY, 1);
         }
         if thread::thread_idx_x() == 0 {
-            mbarrier::init(base + at::TOKEN_BARRIER, 1);
+            mbarrier::init(base + at::TOKEN_BARRIER, 32);
         }
         mbarrier::fence_init();
 
@@ -252,7 +266,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
             grid::wait_for_dependencies();
         }
         let list = ExpertList::<TOKENS>(base + at::LIST);
-        list.build_cta(gemm.counts, gemm.offsets, gemm.experts, warp, warps);
+        list.build_cta(gemm.counts, gemm.offsets, gemm.experts, warp, all_warps);
         thread::sync_threads();
 
         // The block's share of the list.
@@ -270,20 +284,26 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         let mut entry_at = warp::uniform(list.find_warp(token_tile, entries));
         let mut entry = list.entry(entry_at);
 
-        let mut fetch = Fetch {
-            list,
-            source: Source::none(),
-            tile: warp,
-            row_tile: first_row_tile + warp,
-            token_tile,
-            entry: entry_at,
-            entry_end: warp::uniform(entry.end),
-            tiles,
-            warps,
-        };
-        fetch.start_tile(gemm);
-        let mut ring = Ring::new(ring, barriers, stages);
-        ring.fill(0..stages, |to, barrier| fetch.issue_warp(gemm, to, barrier));
+        if opaque(warp >= warps) {
+            let ring = warp - warps + FETCH_WARPS * lane;
+            let mut fetch = Fetch {
+                gemm,
+                list,
+                source: Source::none(),
+                tile: if ring < warps { ring } else { tiles },
+                row_tile: first_row_tile + ring,
+                token_tile,
+                entry: entry_at,
+                entry_end: entry.end,
+                tiles,
+                warps,
+            };
+            fetch.start_tile();
+            let (to, full) = ring_of(ring);
+            weight_ring::fetch_warp(fetch, to, full, at::TO_EMPTY, stages);
+            return;
+        }
+        let mut ring = Ring::new(ring, full, stages);
         // Rows, scales and outputs are others' business until here. A second wait returns at once.
         grid::wait_for_dependencies();
         grid::launch_dependents();
@@ -309,7 +329,7 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                 alphas = [*gemm.alpha.add(expert), *up.add(expert)];
             }
             // Every warp is done with the last token tile and with its scales.
-            thread::sync_threads();
+            thread::sync_threads_named(1, 32 * warps);
             if opaque(warp == 0) {
                 let bytes = gemm.k_units * UNIT_TOKEN_BYTES;
                 let barrier = base + at::TOKEN_BARRIER;
@@ -325,18 +345,20 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
                 if lane == 0 {
                     shared::store_v2(base + at::ALPHAS, alphas.map(f32::to_bits));
                 }
-                warp::sync_warp(warp::FULL);
-                if warp::elect(warp::FULL) {
+                // Every lane for what it has written.
+                if opaque(lane == 0) {
                     mbarrier::arrive_expect_tx(barrier, tokens * bytes);
+                } else {
+                    mbarrier::arrive(barrier);
                 }
+                warp::sync_warp(warp::FULL);
             }
             mbarrier::wait_parity(base + at::TOKEN_BARRIER, token_parity);
             token_parity ^= 1;
             let b_rows = base + at::TOKENS_DATA + (lane % 8).min(tokens - 1) * stride + lane / 8 * 16;
 
             while tile < end.min(gemm.tile_count) {
-                let acc =
-                    ring.chain_warp(gemm.k_units, b_rows, |to, barrier| fetch.issue_warp(gemm, to, barrier));
+                let acc = ring.chain_warp(gemm.k_units, b_rows, at::TO_EMPTY);
                 epilogue.store_thread(acc, tile, row, tokens, scales);
                 tile += warps;
             }

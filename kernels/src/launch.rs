@@ -137,9 +137,9 @@ pub enum Geometry {
     /// One block per row, striding: the block follows from the row's length, the grid from the row count and the
     /// device. Any grid from 1 block on is right; [`Launch::rows`] gives the fast one.
     Rows,
-    /// Any number of whole warps up to the block of [`LaunchBounds`]; the kernel's own documentation says which
-    /// are fast, and the grid.
-    Warps,
+    /// Any number of whole warps from this one up to the block of [`LaunchBounds`]; the kernel's own documentation says
+    /// which are fast, and the grid.
+    Warps(u32),
     /// As [`Fixed`](Self::Fixed); the blocks wait for each other, so all must be resident at once: a cooperative launch,
     /// of at most as many blocks as fit the device.
     Resident,

@@ -4,7 +4,7 @@
 //! 64 chunks of 384 experts, from L2.
 
 use crate::launch::{Arch, Arg, Geometry, Launch, LaunchBounds};
-use crate::slots::{self, Chunk, Plan, Slots};
+use crate::slots::{self, Chunk, LocalExperts, Plan, Slots};
 use cuda_std::grid;
 use cuda_std::prelude::*;
 
@@ -67,7 +67,8 @@ pub unsafe fn place_slots(
     grid::launch_dependents();
     // SAFETY: one u32.
     let tokens = unsafe { *tokens }.min(max_tokens);
-    let slots = Slots { topk_ids, b_scale, tokens, top_k, experts, first_local, local };
+    let of_rank = LocalExperts { experts, first: first_local, count: local };
+    let slots = Slots { topk_ids, b_scale, tokens, top_k, local: of_rank };
     let plan = Plan { counts, offsets, row_token, slot_row, has_shared: shared != 0, tile };
     let (block, blocks) = (thread::block_idx_x(), thread::grid_dim_x());
     let chunk = Chunk::part(slots.len(), block, blocks);

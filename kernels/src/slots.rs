@@ -42,6 +42,35 @@ const _: () = {
     assert!(SHARED_BYTES <= 232_448);
 };
 
+/// The experts of this rank.
+#[derive(Clone, Copy)]
+pub struct LocalExperts {
+    /// Experts of the model.
+    pub experts: u32,
+    /// First local one.
+    pub first: u32,
+    /// Local ones.
+    pub count: u32,
+}
+
+impl LocalExperts {
+    /// The local number of expert `id`, or [`NONE`].
+    #[inline(always)]
+    pub fn of(&self, id: u32, tally: &mut Tally) -> u32 {
+        // A negative id is a large unsigned one.
+        if id >= self.experts {
+            tally.invalid += 1;
+            return NONE;
+        }
+        let local = id.wrapping_sub(self.first);
+        if local >= self.count {
+            tally.foreign += 1;
+            return NONE;
+        }
+        local
+    }
+}
+
 /// What the slots are.
 #[derive(Clone, Copy)]
 pub struct Slots {
@@ -53,12 +82,8 @@ pub struct Slots {
     pub tokens: u32,
     /// Slots of a token.
     pub top_k: u32,
-    /// Experts of the model.
-    pub experts: u32,
-    /// First local one.
-    pub first_local: u32,
-    /// Local ones.
-    pub local: u32,
+    /// The experts of this rank.
+    pub local: LocalExperts,
 }
 
 /// A block's part of the slots.
@@ -132,16 +157,7 @@ impl Slots {
             tally.non_finite += u32::from(!is_finite && token * self.top_k == slot);
             (id, is_finite)
         };
-        // A negative id is a large unsigned one.
-        if id >= self.experts {
-            tally.invalid += 1;
-            return NONE;
-        }
-        let local = id.wrapping_sub(self.first_local);
-        if local >= self.local {
-            tally.foreign += 1;
-            return NONE;
-        }
+        let local = self.local.of(id, tally);
         if is_finite { local } else { NONE }
     }
 
@@ -281,7 +297,7 @@ pub struct Plan {
 pub unsafe fn place_block(slots: &Slots, chunk: Chunk, plan: Plan, total: u32, before: u32) {
     let (expert, lane, warp_id) = (thread::thread_idx_x(), warp::lane_id(), thread::thread_idx_x() / 32);
     let (block, blocks) = (thread::block_idx_x(), thread::grid_dim_x());
-    let is_local = expert < slots.local;
+    let is_local = expert < slots.local.count;
     let padded = if is_local { total.div_ceil(plan.tile) * plan.tile } else { 0 };
     // Sum of `padded` up to and with this thread's: in the warp, then over the warps.
     let mut sum = padded;
@@ -324,7 +340,7 @@ pub unsafe fn place_block(slots: &Slots, chunk: Chunk, plan: Plan, total: u32, b
             }
         }
         if expert == 0 {
-            let local = slots.local;
+            let local = slots.local.count;
             shared::store_v2(shared::dynamic() + PADDING + local * 8, [routed_rows + shared_rows, all_rows]);
             if block == 0 {
                 plan.offsets.add(local as usize).write(routed_rows);
@@ -343,7 +359,7 @@ pub unsafe fn place_block(slots: &Slots, chunk: Chunk, plan: Plan, total: u32, b
         });
         // Padding: a warp per expert, the last of them the shared one.
         let mut e = warp_id * blocks + block;
-        while e <= slots.local {
+        while e <= slots.local.count {
             let [first, end] = shared::load_v2(shared::dynamic() + PADDING + e * 8);
             let mut row = first + lane;
             while row < end {

@@ -3,7 +3,7 @@
 //! See [`crate::slots`] for the method. Latency only: five barriers, two walks of one round per 512 slots.
 
 use crate::launch::{Arch, Arg, Geometry, Launch, LaunchBounds};
-use crate::slots::{self, Chunk, Plan, Slots};
+use crate::slots::{self, Chunk, LocalExperts, Plan, Slots};
 use cuda_std::grid;
 use cuda_std::prelude::*;
 
@@ -69,7 +69,8 @@ pub unsafe fn sort_slots(
     grid::launch_dependents();
     // SAFETY: one u32.
     let tokens = unsafe { *tokens }.min(max_tokens);
-    let slots = Slots { topk_ids, b_scale, tokens, top_k, experts, first_local, local };
+    let of_rank = LocalExperts { experts, first: first_local, count: local };
+    let slots = Slots { topk_ids, b_scale, tokens, top_k, local: of_rank };
     let plan = Plan { counts, offsets, row_token, slot_row, has_shared: shared != 0, tile };
     let chunk = Chunk::new(0, slots.len());
     // SAFETY: all threads are here; the caller's buffers.

@@ -1,10 +1,7 @@
-//! A warp's own ring of weights in shared memory, and the chain of MMAs that empties it.
+//! A warp's own ring of weights in shared memory: what fills it, and the chain of MMAs that empties it.
 //!
-//! Stages of [`STAGE_UNITS`] units of [`crate::fragment`], an mbarrier each. One lane fills a stage by a 1D bulk copy, the
-//! warp waits for it, multiplies it with eight tokens, and has it filled again: nobody else takes part.
-//!
-//! Two stages are too few (84 % of the read bandwidth where three stand, 71 to 75 % with two), and a few large ones are no
-//! better than as many small ones.
+//! Stages of [`STAGE_UNITS`] units of [`crate::fragment`], with an mbarrier for "full" and one for "empty". A lane of another warp
+//! fills a stage by a 1D bulk copy; the warp waits for it, multiplies it with eight tokens, and gives it back.
 
 use crate::expert_gemm_mma::{UNIT_TOKEN_BYTES, UnitWeights, unit_warp};
 use crate::fragment::{CODE_BYTES, UNIT_BYTES};
@@ -18,16 +15,19 @@ pub const STAGE_BYTES: u32 = STAGE_UNITS * UNIT_BYTES as u32;
 /// Alignment of rings: a line of 128 bytes is written at a time, and one that straddles two in shared memory takes twice as long.
 pub const RING_ALIGN: u32 = 128;
 
+/// Nanoseconds between looks for an empty stage.
+const POLL_NS: u32 = 40;
+
 const _: () = assert!(STAGE_BYTES.is_multiple_of(RING_ALIGN));
 
 /// A ring, and where its warp is in it.
 pub struct Ring {
     /// Shared address of the stages.
-    pub at: u32,
+    at: u32,
     /// Shared address of their mbarriers.
-    pub barriers: u32,
+    barriers: u32,
     /// Stages.
-    pub stages: u32,
+    stages: u32,
     /// The stage that is next.
     slot: u32,
     /// The parity of its phase.
@@ -41,29 +41,14 @@ impl Ring {
         Self { at, barriers, stages, slot: 0, parity: 0 }
     }
 
-    /// Calls `fill` with some of the stages and their mbarriers.
-    #[inline(always)]
-    pub fn fill(&self, stages: core::ops::Range<u32>, mut fill: impl FnMut(u32, u32)) {
-        let mut slot = stages.start;
-        while slot < stages.end {
-            fill(self.at + slot * STAGE_BYTES, self.barriers + slot * mbarrier::BYTES);
-            slot += 1;
-        }
-    }
-
-    /// The products of a row tile of `units` units, in ascending k, with eight tokens; `fill` gets each stage and its mbarrier
-    /// when the warp has read it.
+    /// The products of a row tile of `units` units, in ascending k, with eight tokens. Gives each stage back: arrives at the
+    /// mbarrier `to_empty` bytes behind its own.
     ///
     /// # Safety
     /// The whole warp calls it; the next stages hold the tile's units or are being filled; `b` is this lane's `ldmatrix`
     /// address of the first unit's columns.
     #[inline(always)]
-    pub unsafe fn chain_warp(
-        &mut self,
-        mut units: u32,
-        mut b: u32,
-        mut fill: impl FnMut(u32, u32),
-    ) -> [f32; 4] {
+    pub unsafe fn chain_warp(&mut self, mut units: u32, mut b: u32, to_empty: u32) -> [f32; 4] {
         let lane = warp::lane_id();
         let mut acc = [[0.0; 4]];
         // SAFETY: the caller's ring and rows.
@@ -97,7 +82,9 @@ impl Ring {
                 }
                 // Every lane has read the stage.
                 warp::sync_warp(warp::FULL);
-                fill(stage, barrier);
+                if warp::elect(warp::FULL) {
+                    mbarrier::arrive(barrier + to_empty);
+                }
                 self.slot += 1;
                 if self.slot == self.stages {
                     self.slot = 0;
@@ -106,6 +93,51 @@ impl Ring {
             }
         }
         acc[0]
+    }
+}
+
+/// The weights that a ring still needs, in order of their use.
+pub trait Weights {
+    /// Whether there are no more.
+    fn is_empty(&self) -> bool;
+
+    /// Copies the next stage's, to `to`, counted on `barrier`; there are some.
+    ///
+    /// # Safety
+    /// Nobody reads the stage any more.
+    unsafe fn copy_thread(&mut self, to: u32, barrier: u32);
+}
+
+/// Keeps rings full, a lane for each: of `stages` stages at `to`, with mbarriers for "full" at `full` and for "empty" `to_empty` bytes
+/// further. For a warp of its own: a copy keeps whoever issues it until it has read its operands, when its turn comes, some 190
+/// cycles later.
+///
+/// # Safety
+/// The whole warp calls it; the mbarriers are initialised, and whoever multiplies arrives at "empty".
+#[inline(always)]
+pub unsafe fn fetch_warp(mut weights: impl Weights, to: u32, full: u32, to_empty: u32, stages: u32) {
+    let (mut slot, mut parity) = (0, 1);
+    loop {
+        let is_left = !weights.is_empty();
+        // SAFETY: the caller's duty; the whole warp is here.
+        unsafe {
+            if !warp::vote_any(warp::FULL, is_left) {
+                return;
+            }
+            let barrier = full + slot * mbarrier::BYTES;
+            let is_free = is_left && mbarrier::test_wait_parity(barrier + to_empty, parity);
+            if is_free {
+                weights.copy_thread(to + slot * STAGE_BYTES, barrier);
+                slot += 1;
+                if slot == stages {
+                    slot = 0;
+                    parity ^= 1;
+                }
+            }
+            if !warp::vote_any(warp::FULL, is_free) {
+                thread::nanosleep(POLL_NS);
+            }
+        }
     }
 }
 
@@ -141,21 +173,18 @@ impl Source {
     /// were the last.
     ///
     /// # Safety
-    /// The whole warp calls it; the weights are there; nobody reads the stage any more.
+    /// The weights are there; nobody reads the stage any more.
     #[inline(always)]
-    pub unsafe fn copy_warp(&mut self, to: u32, barrier: u32) -> bool {
-        // In units and bytes, back and forth: ptxas computes products in uniform registers, a minimum alone it does not, and then
-        // loops over lanes to copy.
-        let bytes = (self.units * UNIT_BYTES as u32).min(STAGE_BYTES);
-        // SAFETY: the whole warp is here; the weights are inside the tile, the stage holds them.
+    pub unsafe fn copy_thread(&mut self, to: u32, barrier: u32) -> bool {
+        let units = self.units.min(STAGE_UNITS);
+        let bytes = units * UNIT_BYTES as u32;
+        // SAFETY: the weights are inside the tile, the stage holds them.
         unsafe {
-            if warp::elect(warp::FULL) {
-                mbarrier::arrive_expect_tx(barrier, bytes);
-                bulk::load_hint(to, self.from, bytes, barrier, bulk::EVICT_FIRST);
-            }
+            mbarrier::arrive_expect_tx(barrier, bytes);
+            bulk::load_hint(to, self.from, bytes, barrier, bulk::EVICT_FIRST);
             self.from = self.from.add(bytes as usize);
         }
-        self.units -= bytes / UNIT_BYTES as u32;
+        self.units -= units;
         self.units == 0
     }
 }

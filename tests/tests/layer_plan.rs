@@ -112,7 +112,7 @@ fn what_lies_in_a_workspace_between_calls_is_nobody_elses() {
     let layout = plan.workspace(8).unwrap();
     assert_eq!((layout.stats.offset, layout.stats.bytes), (0, 4 * STATS));
     assert_eq!(
-        (layout.decode_counters.offset, layout.decode_counters.bytes),
+        (layout.decode_exchange.offset, layout.decode_exchange.bytes),
         (4 * STATS, 4 * (STATE - STATS))
     );
     // A workspace is shared with other layers and with linear maps: they leave the first words alone.

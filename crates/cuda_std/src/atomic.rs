@@ -89,3 +89,36 @@ pub unsafe fn load_acquire_u32(p: *const u32) -> u32 {
     }
     value
 }
+
+/// Loads a word (`ld.relaxed.gpu.global.u32`).
+///
+/// # Safety
+/// As [`load_acquire_u32`].
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn load_u32(p: *const u32) -> u32 {
+    let value: u32;
+    // SAFETY: the caller vouches for the address.
+    unsafe {
+        core::arch::asm!("{{ .reg .b64 ga; cvta.to.global.u64 ga, {1}; ld.relaxed.gpu.global.u32 {0}, [ga]; }}",
+            lateout(reg32) value, in(reg64) p, options(nostack));
+    }
+    value
+}
+
+/// Loads four words, each for itself (`ld.relaxed.gpu.global.v4.u32`).
+///
+/// # Safety
+/// As [`load_acquire_u32`]; 16-byte aligned, 16 bytes.
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn load_v4_u32(p: *const u32) -> [u32; 4] {
+    let (a, b, c, d): (u32, u32, u32, u32);
+    // SAFETY: the caller vouches for the address.
+    unsafe {
+        core::arch::asm!(
+            "{{ .reg .b64 ga; cvta.to.global.u64 ga, {4}; ld.relaxed.gpu.global.v4.u32 {{{0}, {1}, {2}, {3}}}, [ga]; }}",
+            lateout(reg32) a, lateout(reg32) b, lateout(reg32) c, lateout(reg32) d, in(reg64) p, options(nostack));
+    }
+    [a, b, c, d]
+}

@@ -73,6 +73,25 @@ pub fn max_u16x2(a: u32, b: u32) -> u32 {
     }
 }
 
+/// Smaller of the two 16-bit halves, each for itself, unsigned (`min.u16x2`, sm_90+).
+#[inline(always)]
+pub fn min_u16x2(a: u32, b: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let d: u32;
+        // SAFETY: pure arithmetic.
+        unsafe {
+            core::arch::asm!("min.u16x2 {}, {}, {};",
+                lateout(reg32) d, in(reg32) a, in(reg32) b, options(pure, nomem, nostack, preserves_flags));
+        }
+        d
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        (a >> 16).min(b >> 16) << 16 | (a & 0xffff).min(b & 0xffff)
+    }
+}
+
 /// Four bytes of the eight of `b:a`, byte `i` of the result being the one numbered by nibble `i` of `selector`
 /// (`prmt.b32`). Nibbles are below 8: sign replication is not offered.
 #[inline(always)]

@@ -83,6 +83,24 @@ pub unsafe fn try_wait_parity(barrier: u32, parity: u32) -> bool {
     done != 0
 }
 
+/// Whether the phase of `parity` (0 or 1) has completed, at once; acquire semantics for the block if so
+/// (`mbarrier.test_wait.parity.shared::cta.b64`).
+///
+/// # Safety
+/// As [`try_wait_parity`].
+#[gpu_only]
+#[inline(always)]
+pub unsafe fn test_wait_parity(barrier: u32, parity: u32) -> bool {
+    let done: u32;
+    // SAFETY: the caller vouches for the barrier.
+    unsafe {
+        core::arch::asm!("{{ .reg .pred done; mbarrier.test_wait.parity.shared::cta.b64 done, [{1}], {2};",
+            "selp.b32 {0}, 1, 0, done; }}",
+            lateout(reg32) done, in(reg32) barrier, in(reg32) parity, options(nostack));
+    }
+    done != 0
+}
+
 /// Waits until the phase of `parity` has completed. What follows and is `.aligned` needs a
 /// [`crate::warp::sync_warp`] first: lanes may leave the loop at different times.
 ///

@@ -73,10 +73,15 @@ impl<T: Pod> DeviceBuffer<T> {
 
     /// Sets every byte to `byte`; does not wait.
     pub fn fill_bytes(&mut self, stream: &Stream, byte: u8) -> Result<()> {
-        let to = self.address(stream, 0, self.len)?;
+        self.fill_bytes_of(stream, self.len, byte)
+    }
+
+    /// Sets every byte of the first `len` elements to `byte`; does not wait.
+    pub fn fill_bytes_of(&mut self, stream: &Stream, len: usize, byte: u8) -> Result<()> {
+        let to = self.address(stream, 0, len)?;
         let _current = self.context.enter()?;
         // SAFETY: the buffer's own bytes; `&mut self`.
-        unsafe { driver::memset_d8(to, byte, self.bytes(), stream.raw()) }
+        unsafe { driver::memset_d8(to, byte, len * size_of::<T>(), stream.raw()) }
     }
 
     /// Copies `values`, which must be as many as the buffer has, and waits.

@@ -36,7 +36,7 @@ impl Workspace {
     /// Zeros in the words that calls find in it.
     fn clear_state(&mut self, stream: &Stream) -> Result<()> {
         let bytes = (4 * STATE).min(self.buffer.bytes());
-        self.buffer.copy_from_host_at(stream, 0, &[0; 4 * STATE][..bytes])
+        self.buffer.fill_bytes_of(stream, bytes, 0)
     }
 
     /// Sets the counters to zero.

@@ -1,6 +1,6 @@
 //! The decode form: both products of the experts and the combination in one launch (`expert_decode`), the bits of the split form.
 
-use kernels::expert_decode::{self as decode, layout, outputs};
+use kernels::expert_decode::{self as decode, layout};
 use kernels::launch::Launch;
 
 use super::call::Call;
@@ -25,7 +25,7 @@ impl LayerPlan {
             Some("it needs bf16 activations")
         } else if part == Part::Shared || shape.groups() == 0 {
             Some("it needs routed experts")
-        } else if !fits || l2.row_tiles > outputs::MAX_ROW_TILES as usize {
+        } else if !fits || l2.row_tiles > layout::MAX_ROW_TILES as usize {
             Some("it is for up to eight tokens with 64 slots in all, whose rows fit into shared memory")
         } else {
             None
@@ -78,13 +78,11 @@ impl Call<'_> {
             .input("alpha_up", of_group(image.l1.alpha_up, 4))
             .input("weights_down", of_group(image.l2.packed, l2.bytes()))
             .input("alpha_down", of_group(image.l2.alpha, 4))
-            .output("h", self.region(self.layout.h))
-            .output("y", self.region(self.layout.y))
             .input("shared", shared)
             .output("out", self.io.output)
             .output("out_f32", self.io.output_f32)
             .output("stats", self.region(self.layout.stats))
-            .output("counters", self.region(self.layout.decode_counters))
+            .output("exchange", self.region(self.layout.decode_exchange))
             .u32("max_tokens", self.io.max_tokens as u32)
             .u32("top_k", shape.top_k as u32)
             .u32("experts", shape.experts as u32)

@@ -13,8 +13,8 @@ pub fn check_dims(launch: &Launch, dims: &Dims) -> Result<()> {
     let threads: u32 = dims.block.iter().product();
     let block_fits = match launch.geometry {
         Geometry::Fixed | Geometry::Resident => dims.block == bounds.block,
-        Geometry::Warps => {
-            threads != 0
+        Geometry::Warps(least) => {
+            threads >= 32 * least
                 && threads.is_multiple_of(32)
                 && threads <= bounds.threads()
                 && dims.block[1..] == [1, 1]

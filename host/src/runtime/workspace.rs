@@ -22,9 +22,9 @@ pub const CHUNK_COLUMNS: usize = 256;
 /// reported. Zeroed when the workspace is made; calls only add.
 pub const STATS: usize = 16;
 
-/// Words at the start of a workspace that keep their contents from call to call: [`STATS`], then the counters of the decode form,
-/// which are zero whenever no call runs. Zeroed when the workspace is made.
-pub const STATE: usize = STATS + expert_decode::outputs::COUNTERS as usize;
+/// Words at the start of a workspace that keep their contents from call to call: [`STATS`], then those through which blocks of
+/// the decode form hand on results. Zeroed when the workspace is made. 4.2 MB.
+pub const STATE: usize = STATS + expert_decode::exchange::WORDS as usize;
 
 /// The counters in a workspace's first [`STATS`] words.
 pub fn stats(words: &[u32; STATS]) -> Stats {
@@ -51,8 +51,8 @@ pub struct WorkspaceLayout {
     pub tokens: Region,
     /// u32 `[STATS]`: counters, which every call adds to; at the start of the workspace.
     pub stats: Region,
-    /// u32 [`expert_decode::outputs::COUNTERS`]: zeros between calls; behind `stats`.
-    pub decode_counters: Region,
+    /// u32 [`expert_decode::exchange::WORDS`], behind `stats`: what decode calls leave for each other.
+    pub decode_exchange: Region,
     /// u32 `[chunks, experts]`: counts of the sort of many slots.
     pub chunk_counts: Region,
     /// u32 `[groups]`.
@@ -118,7 +118,7 @@ impl WorkspaceLayout {
         // First, so that every layer finds them in the same place.
         let state = regions.add("counters", STATE, 4)?;
         let stats = Region { bytes: 4 * STATS, ..state };
-        let decode_counters = Region { offset: state.offset + stats.bytes, bytes: state.bytes - stats.bytes };
+        let decode_exchange = Region { offset: state.offset + stats.bytes, bytes: state.bytes - stats.bytes };
         let (by_turns, [logits, lines, y]) = ByTurns {
             logits: when(shape.router, max_tokens * shape.experts).saturating_mul(4),
             l1_lines: when(shape.wgmma, rows).saturating_mul(l1.row_bytes()),
@@ -132,7 +132,7 @@ impl WorkspaceLayout {
             max_tokens,
             chunk_columns,
             stats,
-            decode_counters,
+            decode_exchange,
             tokens: regions.add("token count", 1, 4)?,
             chunk_counts: regions.add("counts per chunk", slots::CHUNKS as usize * groups, 4)?,
             counts: regions.add("rows per expert", groups, 4)?,

@@ -4,8 +4,10 @@ use crate::expert_gemm_mma::{TOKEN_GAP, UNIT_TOKEN_BYTES};
 use crate::weight_ring::{RING_ALIGN, STAGE_BYTES};
 use cuda_std::mbarrier;
 
-/// Warps of a block. A share of the tiles that comes out even over fewer leaves the others out.
+/// Warps that multiply. A share of the tiles that comes out even over fewer leaves the others out.
 pub const WARPS: u32 = 24;
+/// Warps that fetch weights, behind those: each for every fourth ring.
+pub const FETCH_WARPS: u32 = 4;
 /// Most tokens of a call: columns of the MMA.
 pub const MAX_TOKENS: u32 = 8;
 /// Most rows of a call: slots of all tokens and, with a shared expert, the tokens once more.
@@ -14,16 +16,22 @@ pub const MAX_ROWS: u32 = 64;
 pub const MAX_STAGED: u32 = 16;
 /// Columns of a row that a warp stages at a time.
 pub const CHUNK_COLUMNS: u32 = 256;
+/// Most row tiles of the second product.
+pub const MAX_ROW_TILES: u32 = MAX_COLUMNS / 16;
 /// Most columns of a row of either product: a chunk per lane.
 pub const MAX_COLUMNS: u32 = 32 * CHUNK_COLUMNS;
-/// Mbarriers for all rings.
-const BARRIERS: u32 = 112;
+/// Stages of a ring, if there is room.
+const STAGES: u32 = 3;
 /// Fewest stages of a ring.
-pub const MIN_STAGES: u32 = 3;
+const MIN_STAGES: u32 = 2;
+/// Stages of all rings from which on more are of no use, see [`stages`].
+const ENOUGH_STAGES: u32 = 36;
+/// Stages of all rings, each with an mbarrier for "full" and one for "empty".
+pub const BARRIERS: u32 = WARPS * STAGES;
+/// Warps from which on longer rings are better than more warps.
+const ENOUGH_WARPS: u32 = 20;
 /// Fewest warps that are worth a launch.
 const MIN_WARPS: u32 = 16;
-/// Most stages of a ring; one lane each initialises its barrier.
-const MAX_STAGES: u32 = 32;
 
 /// Byte offsets in dynamic shared memory.
 pub mod at {
@@ -40,23 +48,27 @@ pub mod at {
     pub const SLOT_WEIGHT: u32 = SLOT_ROW + 4 * MAX_ROWS;
     /// u32 `[64][4]`: token tiles: expert, first row, rows.
     pub const TILES: u32 = SLOT_WEIGHT + 4 * MAX_ROWS;
-    /// u32 `[2][4]`: the block's share of each product: first tile, tiles, warps, and in the first the token tiles, in the
-    /// second the stages of a ring.
+    /// u16 `[65][2][4]`: the block's share of each product, for every number of token tiles that there can be: first tile,
+    /// tiles, warps, stages of a ring.
     pub const SHARES: u32 = TILES + 16 * MAX_ROWS;
     /// u32 `[2][4]`: each product: address of its weights, row tiles, units.
-    pub const PRODUCTS: u32 = SHARES + 32;
-    /// u32 `[8]`: rows of each token.
-    pub const TOKEN_ROWS: u32 = PRODUCTS + 32;
+    pub const PRODUCTS: u32 = SHARES + 16 * (MAX_ROWS + 1);
+    /// u32: the number of token tiles.
+    pub const TOKEN_TILES: u32 = PRODUCTS + 32;
+    /// u32 `[2]`: the half of [`super::super::exchange`] in turn, and how much of the other is to be zeroed.
+    pub const HALF: u32 = TOKEN_TILES + 8;
     /// f32 `[8]`: scales of the tokens.
-    pub const X_SCALES: u32 = TOKEN_ROWS + 4 * MAX_TOKENS;
+    pub const X_SCALES: u32 = HALF + 8;
     /// f32 `[16]`: scales of the staged rows of the second product.
     pub const H_SCALES: u32 = X_SCALES + 4 * MAX_TOKENS;
     /// u32 `[16][32]`: largest magnitude of each chunk of each staged row.
     pub const MAXIMA: u32 = H_SCALES + 4 * MAX_STAGED;
-    /// Mbarriers of the rings.
+    /// Mbarriers of the rings: a stage is full; then as many: it is empty.
     pub const BARRIERS: u32 = MAXIMA + 4 * MAX_STAGED * (MAX_COLUMNS / CHUNK_COLUMNS);
+    /// From a stage's first mbarrier to its second.
+    pub const TO_EMPTY: u32 = super::BARRIERS * mbarrier::BYTES;
     /// The staged rows; the rings follow.
-    pub const ROWS: u32 = (BARRIERS + super::BARRIERS * mbarrier::BYTES).next_multiple_of(RING_ALIGN);
+    pub const ROWS: u32 = (BARRIERS + 2 * TO_EMPTY).next_multiple_of(RING_ALIGN);
 }
 
 /// Dynamic shared memory: all that a block can have.
@@ -65,7 +77,11 @@ pub const SHARED_BYTES: u32 = 232_448;
 const _: () = {
     assert!(at::TILES.is_multiple_of(16) && at::SHARES.is_multiple_of(16) && at::BARRIERS.is_multiple_of(8));
     assert!(2 * MAX_TOKENS <= MAX_STAGED);
-    assert!(MAX_STAGES <= 32 && MAX_TOKENS == crate::expert_gemm_mma::GROUP_TOKENS);
+    assert!(
+        BARRIERS >= ENOUGH_STAGES
+            && MAX_ROWS * MAX_ROW_TILES <= u16::MAX as u32
+            && MAX_TOKENS == crate::expert_gemm_mma::GROUP_TOKENS
+    );
     // A slot's number and its expert share a word.
     assert!(MAX_ROWS == 64);
 };
@@ -106,17 +122,27 @@ const fn ring_bytes(rows_bytes: u32) -> u32 {
 }
 
 /// Stages of each of `warps` rings beside the staged rows; 0 = does not fit.
+///
+/// More than the memory needs to be busy do harm: the requests queue up somewhere, multiprocessors get unequal shares of the
+/// bandwidth, and the second product's weights come between the first one's. (A token of DeepSeek-V4-Flash on an H200, 12
+/// rings of seven stages or of four: the first product ends between 18.8 and 22.6 us, or between 17.8 and 18.7.)
 #[inline(always)]
 pub const fn stages(warps: u32, rows_bytes: u32) -> u32 {
     let fit = ring_bytes(rows_bytes) / STAGE_BYTES / warps;
-    let fit = if fit < BARRIERS / warps { fit } else { BARRIERS / warps };
-    if fit < MAX_STAGES { fit } else { MAX_STAGES }
+    let enough = ENOUGH_STAGES / warps;
+    let enough = if enough > STAGES { enough } else { STAGES };
+    if fit < enough { fit } else { enough }
 }
 
-/// Warps that can have [`MIN_STAGES`] stages each beside the staged rows.
+/// Warps that multiply: as many as can have [`STAGES`] stages each beside the staged rows; if those are few,
+/// as many as can have [`MIN_STAGES`]. (Eight tokens of DeepSeek-V4-Pro on an H200: 24 warps with two stages take 314 us, 16
+/// with three 321.)
 #[inline(always)]
 pub const fn most_warps(rows_bytes: u32) -> u32 {
-    let fit = ring_bytes(rows_bytes) / (MIN_STAGES * STAGE_BYTES);
+    let mut fit = ring_bytes(rows_bytes) / (STAGES * STAGE_BYTES);
+    if fit < ENOUGH_WARPS {
+        fit = ring_bytes(rows_bytes) / (MIN_STAGES * STAGE_BYTES);
+    }
     if fit < WARPS { fit } else { WARPS }
 }
 
@@ -129,9 +155,10 @@ pub const fn fits(max_tokens: u32, slots: u32, k_units: [u32; 2]) -> bool {
         && most_warps(rows_bytes(max_tokens, k_units)) >= MIN_WARPS
 }
 
-// DeepSeek-V4-Pro with eight tokens, and what a token alone leaves to 21 warps.
-const _: () = assert!(fits(8, 7, [112, 48]) && most_warps(rows_bytes(8, [112, 48])) == 16);
-const _: () = assert!(stages(21, rows_bytes(1, [112, 48])) == 4 && !fits(8, 6, [128, 48]));
+// DeepSeek-V4-Pro with eight tokens, and with one.
+const _: () = assert!(fits(8, 7, [112, 48]) && most_warps(rows_bytes(8, [112, 48])) == 24);
+const _: () =
+    assert!(stages(21, rows_bytes(1, [112, 48])) == 3 && fits(8, 6, [128, 48]) && !fits(8, 6, [112, 128]));
 
 /// The warps of a share of `tiles` tiles: as few as do it in as many rounds as `most` would.
 #[inline(always)]

@@ -13,7 +13,7 @@ use cuda_std::prelude::*;
 use super::layout::{CHUNK_COLUMNS, MAX_COLUMNS, at, row_stride};
 
 /// Chunks that a warp loads before it stores the first.
-const BATCH: usize = 4;
+pub const BATCH: usize = 4;
 /// Columns of a lane in a chunk.
 const LANE_COLUMNS: u32 = CHUNK_COLUMNS / 32;
 /// Most chunks of a row.
@@ -45,6 +45,16 @@ fn amax_bits(v: [u32; 4]) -> u32 {
     if even > odd { even } else { odd }
 }
 
+/// Loads eight bf16 at each of the addresses that are not null; zeros for the others.
+///
+/// # Safety
+/// They are readable and 16-byte aligned.
+#[inline(always)]
+pub unsafe fn load_thread(from: [*const u16; BATCH]) -> [[u32; 4]; BATCH] {
+    // SAFETY: the caller's duty.
+    from.map(|from| if from.is_null() { [0; 4] } else { unsafe { global::load_v4(from) } })
+}
+
 impl Rows {
     #[inline(always)]
     fn chunks(&self) -> u32 {
@@ -64,28 +74,36 @@ impl Rows {
         base + at::ROWS + row * row_stride(self.k_units) + 2 * column
     }
 
-    /// Brings the rows as they are, and their maxima: warp `warp` of `warps`.
+    /// Brings the rows as they are, and their maxima: warp `warp` of `warps`. `load` gives the eight columns at each address that
+    /// is not null, and zeros for the others.
     ///
     /// # Safety
-    /// All of these warps call it, whole, and nobody reads staged rows any more; the rows are readable; `base` is the
+    /// All of these warps call it, whole, and nobody reads staged rows any more; `load` may load the rows; `base` is the
     /// block's shared memory of [`super::layout`].
     #[inline(always)]
-    pub unsafe fn load_warp(&self, base: u32, warp: u32, warps: u32) {
+    pub unsafe fn load_warp(
+        &self,
+        base: u32,
+        warp: u32,
+        warps: u32,
+        load: impl Fn([*const u16; BATCH]) -> [[u32; 4]; BATCH],
+    ) {
         let items = self.rows * self.chunks();
         let mut item = warp;
         while item < items {
             // SAFETY: columns below `k` of rows that there are; places of the staged rows.
             unsafe {
-                let mut values = [[0; 4]; BATCH];
+                let mut from = [core::ptr::null(); BATCH];
                 let mut n = 0;
                 while n < BATCH {
                     let (row, _, column) = self.place(item + n as u32 * warps);
                     if row < self.rows && column < self.k {
                         let at = row as usize * self.stride as usize + column as usize;
-                        values[n] = global::load_v4(self.from.add(at));
+                        from[n] = self.from.add(at);
                     }
                     n += 1;
                 }
+                let values = load(from);
                 n = 0;
                 while n < BATCH {
                     let (row, chunk, column) = self.place(item + n as u32 * warps);

@@ -371,7 +371,8 @@ mod bench {
                 for warps in WARPS {
                     let stages = stages(warps, units);
                     if stages != 0 && warps <= kernels::expert_gemm_small::MAX_WARPS {
-                        let dims = Dims { block: [32 * warps, 1, 1], ..own };
+                        let block = [32 * (warps + kernels::expert_gemm_small::FETCH_WARPS), 1, 1];
+                        let dims = Dims { block, ..own };
                         let head = format!("{what:<12} {name:<7} {warps:>5} {stages:>6}");
                         good &= self.line(variant, &head, &sets, dims)?;
                     }

@@ -68,7 +68,7 @@ pub static SMALL: Form = Form {
         Kind::PlainF32 => &small::PLAIN_F32,
     },
     dims: small::dims,
-    threads: &[32, 96, 512, 768],
+    threads: &[160, 224, 640, 896],
     flags: ROUTING_SETTLED,
     lines: false,
 };
@@ -542,7 +542,7 @@ pub fn cases(form: &'static Form, sizes: &Sizes) -> Vec<Case> {
                 one(32, 33),
                 one(384, 385),
                 (Problem::new(kind, &[0, 0, 0], 9, 64), vec![(1, 0)]),
-                (many, vec![(1, 0), (0, 32)]),
+                (many, vec![(1, 0), (0, 160)]),
             ],
         );
     }

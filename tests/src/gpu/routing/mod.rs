@@ -68,7 +68,7 @@ pub fn poison_u32() -> u32 {
 /// Dimensions of a launch with `grid` blocks; `columns` matters where the block follows from the row's length.
 pub fn dims(launch: &Launch, grid: u32, columns: usize) -> Dims {
     match launch.geometry {
-        Geometry::Fixed | Geometry::Warps | Geometry::Resident => {
+        Geometry::Fixed | Geometry::Warps(_) | Geometry::Resident => {
             Dims { grid: [grid, 1, 1], block: launch.bounds.block, shared_bytes: launch.shared_bytes }
         }
         Geometry::Rows => {
