@@ -65,7 +65,7 @@ impl Workspace {
         Ok(self.buffer.ptr())
     }
 
-    /// Sets every byte but the words that must be zero between calls, counters among them: a test's poison. No call depends on
+    /// Sets every byte but the words that calls leave for each other, which it zeroes, counters among them: a test's poison. No call depends on
     /// anything else that an earlier one has left.
     pub fn fill(&mut self, stream: &Stream, byte: u8) -> Result<()> {
         self.buffer.fill_bytes(stream, byte)?;
