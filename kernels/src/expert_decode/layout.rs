@@ -134,8 +134,8 @@ pub const fn stages(warps: u32, rows_bytes: u32) -> u32 {
     if fit < enough { fit } else { enough }
 }
 
-/// Warps that multiply: as many as can have [`STAGES`] stages each beside the staged rows; if those are few,
-/// as many as can have [`MIN_STAGES`]. (Eight tokens of DeepSeek-V4-Pro on an H200: 24 warps with two stages take 314 us, 16
+/// Warps that multiply: as many as can have three stages each beside the staged rows; if those are few,
+/// as many as can have two. (Eight tokens of DeepSeek-V4-Pro on an H200: 24 warps with two stages take 314 us, 16
 /// with three 321.)
 #[inline(always)]
 pub const fn most_warps(rows_bytes: u32) -> u32 {

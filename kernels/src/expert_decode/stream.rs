@@ -281,7 +281,7 @@ impl Weights for Stream {
 /// Fetches the weights of every [`FETCH_WARPS`]th ring from `first` on, until all are fetched.
 ///
 /// # Safety
-/// The whole warp calls it, and for each ring one warp does; as [`Stream::new`], and the mbarriers are initialised.
+/// The whole warp calls it, and for each ring one warp does; shares and routing are made, the mbarriers initialised, and a block barrier has passed.
 #[inline(always)]
 pub unsafe fn fetch_warp(base: u32, first: u32, rings: Rings) {
     let ring = first + FETCH_WARPS * warp::lane_id();

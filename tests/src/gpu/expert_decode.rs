@@ -326,14 +326,13 @@ impl Problem {
         Ok(o)
     }
 
-    /// A launch on the exchange that `calls` launches before it have left.
+    /// A launch on the exchange as launches before it have left it.
     fn launch(
         &self,
         device: &dyn Device,
         grid: u32,
         inputs: &Inputs,
-        words: &mut [u8],
-        calls: usize,
+        exchange: &mut Exchange,
     ) -> Result<Outputs, String> {
         let mut o = self.poisoned();
         let [[tiles, units], [down_tiles, down_units]] = self.tiles();
@@ -352,7 +351,7 @@ impl Problem {
             Value::Out(&mut o.out),
             if self.wants_f32 { Value::Out(&mut o.out_f32) } else { Value::Null },
             Value::Out(&mut o.stats),
-            Value::Out(words),
+            Value::Out(bytemuck::cast_slice_mut(&mut exchange.words)),
         ];
         let model = 2 * FOREIGN + self.experts;
         let sizes = [self.max_tokens, self.top_k, model as u32, FOREIGN as u32, self.experts as u32];
@@ -365,38 +364,15 @@ impl Problem {
         dims.grid[0] = if grid == 0 { dims.grid[0] } else { grid };
         device.launch(&KERNEL, dims, &mut values)?;
         if self.tokens != 0 {
-            o.h = self.left_by(bytemuck::cast_slice(words), calls)?;
+            o.h = exchange.left(self.extent())?;
         }
         Ok(o)
     }
 
-    /// SwiGLU's results as call number `calls` has left them in the exchange, poison where there are none. Whatever else is in
-    /// it must be as the next call needs it.
-    fn left_by(&self, words: &[u32], calls: usize) -> Result<Vec<u8>, String> {
+    /// Words of SwiGLU's results that a call can write.
+    fn extent(&self) -> usize {
         let [_, [_, down_units]] = self.tiles();
-        let (half, extent) = (calls % 2, self.rows() * 32 * down_units as usize);
-        let mut want = vec![0; exchange::H as usize];
-        want[exchange::ARRIVALS as usize] = (half as u32 ^ 1) << 31;
-        want[exchange::EXTENTS as usize + half] = extent as u32;
-        want[exchange::EXTENTS as usize + (half ^ 1)] = if calls == 0 { 0 } else { extent as u32 };
-        let (head, rest) = words.split_at(exchange::H as usize);
-        if head != want {
-            return Err(format!("the exchange begins with {head:?}, not with {want:?}"));
-        }
-        let (h, others) = rest.split_at((exchange::HALF as usize) * 2);
-        let (h, other) = (&h[half * exchange::HALF as usize..], &h[(half ^ 1) * exchange::HALF as usize..]);
-        let (h, beyond) = h[..exchange::HALF as usize].split_at(extent);
-        for (what, words) in [
-            ("the second product", others),
-            ("the other half", &other[..exchange::HALF as usize]),
-            ("the half beyond its rows", beyond),
-        ] {
-            if let Some(at) = words.iter().position(|&word| word != 0) {
-                return Err(format!("{what} has {:#010x} at {at} behind the launch", words[at]));
-            }
-        }
-        let bytes = |&word: &u32| if word == 0 { [POISON; 4] } else { (!word).to_le_bytes() };
-        Ok(h.iter().flat_map(bytes).collect())
+        self.rows() * 32 * down_units as usize
     }
 
     /// Inputs and what the split form makes of them; kept, as mutants run the same case again and again.
@@ -417,18 +393,78 @@ impl Problem {
         let prepared = self.prepared(device)?;
         let (inputs, want) = &*prepared;
         // Each launch finds what the one before it has left.
-        let mut words = vec![0; 4 * exchange::WORDS as usize];
-        for (calls, &grid) in grids.iter().enumerate() {
-            let got = self.launch(device, grid, inputs, &mut words, calls)?;
-            same_bytes(&[
-                ("h", &got.h, &want.h),
-                ("out", &got.out, &want.out),
-                ("out_f32", &got.out_f32, &want.out_f32),
-                ("the counters of slots", &got.stats, &want.stats),
-            ])
-            .map_err(|e| format!("grid {grid}: {e}"))?;
+        let mut exchange = Exchange::new();
+        for &grid in grids {
+            let got = self.launch(device, grid, inputs, &mut exchange)?;
+            self.same(&got, want).map_err(|e| format!("grid {grid}: {e}"))?;
         }
         Ok(())
+    }
+
+    fn same(&self, got: &Outputs, want: &Outputs) -> Check {
+        same_bytes(&[
+            ("h", &got.h, &want.h),
+            ("out", &got.out, &want.out),
+            ("out_f32", &got.out_f32, &want.out_f32),
+            ("the counters of slots", &got.stats, &want.stats),
+        ])
+    }
+}
+
+/// Launches of different layers in turn, on one exchange.
+fn in_turn(device: &dyn Device, problems: &[&Problem]) -> Check {
+    let mut exchange = Exchange::new();
+    for (n, problem) in problems.iter().enumerate() {
+        let prepared = problem.prepared(device)?;
+        let (inputs, want) = &*prepared;
+        let got = problem.launch(device, 0, inputs, &mut exchange)?;
+        problem.same(&got, want).map_err(|e| format!("launch {n}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// What launches leave for each other.
+struct Exchange {
+    words: Vec<u32>,
+    /// The half of the next launch.
+    half: usize,
+    /// Words of each half that the last launch that used it can have written.
+    extents: [usize; 2],
+}
+
+impl Exchange {
+    fn new() -> Self {
+        Self { words: vec![0; exchange::WORDS as usize], half: 0, extents: [0; 2] }
+    }
+
+    /// SwiGLU's results as a launch that can write `extent` words has left them, poison where there are none. Whatever else is
+    /// there must be as the next launch needs it.
+    fn left(&mut self, extent: usize) -> Result<Vec<u8>, String> {
+        let half = self.half;
+        self.half ^= 1;
+        self.extents[half] = extent;
+        let mut want = vec![0; exchange::H as usize];
+        want[exchange::ARRIVALS as usize] = (self.half as u32) << 31;
+        for (n, extent) in self.extents.into_iter().enumerate() {
+            want[exchange::EXTENTS as usize + n] = extent as u32;
+        }
+        let (head, rest) = self.words.split_at(exchange::H as usize);
+        if head != want {
+            return Err(format!("the exchange begins with {head:?}, not with {want:?}"));
+        }
+        let (halves, y) = rest.split_at(2 * exchange::HALF as usize);
+        let (first, second) = halves.split_at(exchange::HALF as usize);
+        let (own, other) = if half == 0 { (first, second) } else { (second, first) };
+        let (h, beyond) = own.split_at(extent);
+        for (what, words) in
+            [("the second product", y), ("the other half", other), ("the half beyond its rows", beyond)]
+        {
+            if let Some(at) = words.iter().position(|&word| word != 0) {
+                return Err(format!("{what} has {:#010x} at {at} behind the launch", words[at]));
+            }
+        }
+        let bytes = |&word: &u32| if word == 0 { [POISON; 4] } else { (!word).to_le_bytes() };
+        Ok(h.iter().flat_map(bytes).collect())
     }
 }
 
@@ -445,8 +481,7 @@ fn u32s(v: &[u32]) -> Value<'_> {
 
 /// Every case.
 pub fn cases(sizes: &Sizes) -> Vec<Case> {
-    let mut cases = Vec::new();
-    let mut case = |name: &str, parts: Vec<(Problem, &'static [u32])>| {
+    let add = |cases: &mut Vec<Case>, name: &str, parts: Vec<(Problem, &'static [u32])>| {
         let mut case = Case::new(&KERNEL, name);
         for (problem, grids) in parts {
             case.part(problem.clone(), problem.elements() * grids.len(), move |device| {
@@ -455,6 +490,8 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
         }
         cases.push(case);
     };
+    let mut cases = Vec::new();
+    let mut case = |name: &str, parts: Vec<(Problem, &'static [u32])>| add(&mut cases, name, parts);
     // Several tiles for a warp, so that the rings go round; last stages that are not whole; two token tiles of an expert.
     let few = Problem { shared: Shared::Folded, limit: 1.0, ..Problem::new(4, 2, 2, 272, 272) };
     let one =
@@ -471,12 +508,21 @@ pub fn cases(sizes: &Sizes) -> Vec<Case> {
     let full = Problem { shared: Shared::Folded, ..Problem::new(8, 7, 5, 144, 208) };
     let alone = Problem::new(1, 6, 9, 320, 96);
     let foreign = Problem { routing: Routing::Sparse, limit: f32::INFINITY, ..Problem::new(1, 4, 3, 96, 64) };
+    let turns = [&alone, &few, &foreign, &one].map(Clone::clone);
     case("shape", vec![(few, &[0, 1, 2, 3]), (full, &[0, 1, 3]), (alone, &[0, 1, 2]), (long, &[0, 3])]);
     case(
         "routing",
         vec![(one, &[0, 1, 2]), (sparse, &[0, 1, 3]), (none, &[0, 1]), (foreign, &[0, 2]), (slots, &[0, 2])],
     );
+    let elements = turns.iter().map(Problem::elements).sum();
+    let mut case = Case::new(&KERNEL, "state");
+    case.part(turns.clone(), elements, move |device| {
+        let [alone, few, foreign, one] = &turns;
+        in_turn(device, &[few, alone, one, few, few, foreign, alone])
+    });
+    cases.push(case);
     if sizes.size == Size::Card {
+        let mut case = |name: &str, parts: Vec<(Problem, &'static [u32])>| add(&mut cases, name, parts);
         let pro = |tokens| Problem { shared: Shared::Folded, ..Problem::new(tokens, 6, 12, 7168, 3072) };
         let flash = |tokens| Problem::new(tokens, 6, 24, 4096, 2048);
         let tails = Problem::new(5, 4, 6, 2880, 2304);
