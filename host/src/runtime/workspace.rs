@@ -262,6 +262,7 @@ mod tests {
     fn size_grows_with_tokens_only() {
         let size = |tokens| WorkspaceLayout::new(&pro(), &LayerOptions::default(), tokens).unwrap().bytes();
         assert!(size(1) < size(64) && size(64) < size(8192));
-        assert!(size(1) < 1 << 20, "{}", size(1));
+        // Beside what every workspace begins with.
+        assert!(size(1) - 4 * STATE < 1 << 20, "{}", size(1));
     }
 }
