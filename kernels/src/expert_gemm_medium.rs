@@ -311,27 +311,25 @@ impl<'a> Fetch<'a> {
 
 impl Weights for Fetch<'_> {
     #[inline(always)]
-    fn is_empty(&self) -> bool {
-        self.source.is_empty()
+    fn source(&mut self) -> &mut Source {
+        &mut self.source
     }
 
     #[inline(always)]
-    unsafe fn copy_thread(&mut self, to: u32, barrier: u32) {
-        // SAFETY: the caller's duty; the units are inside the tile.
+    unsafe fn next_tile(&mut self) {
+        // SAFETY: as when it was made; the units are inside the tile.
         unsafe {
-            if self.source.copy_thread(to, barrier) {
-                self.tile += 1;
-                if self.tile == self.own {
-                    self.tile = 0;
-                    self.chunk += self.share.chunk_units();
-                    if self.chunk >= self.gemm.k_units {
-                        self.chunk = 0;
-                        self.next_group();
-                        return;
-                    }
+            self.tile += 1;
+            if self.tile == self.own {
+                self.tile = 0;
+                self.chunk += self.share.chunk_units();
+                if self.chunk >= self.gemm.k_units {
+                    self.chunk = 0;
+                    self.next_group();
+                    return;
                 }
-                self.start();
             }
+            self.start();
         }
     }
 }

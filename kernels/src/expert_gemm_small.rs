@@ -214,20 +214,16 @@ impl Fetch<'_> {
 
 impl Weights for Fetch<'_> {
     #[inline(always)]
-    fn is_empty(&self) -> bool {
-        self.source.is_empty()
+    fn source(&mut self) -> &mut Source {
+        &mut self.source
     }
 
     #[inline(always)]
-    unsafe fn copy_thread(&mut self, to: u32, barrier: u32) {
-        // SAFETY: the caller's duty; the units are inside the tile.
-        unsafe {
-            if self.source.copy_thread(to, barrier) {
-                self.tile += self.warps;
-                self.row_tile += self.warps;
-                self.start_tile();
-            }
-        }
+    unsafe fn next_tile(&mut self) {
+        self.tile += self.warps;
+        self.row_tile += self.warps;
+        // SAFETY: the list is built.
+        unsafe { self.start_tile() };
     }
 }
 

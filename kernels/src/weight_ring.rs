@@ -98,14 +98,14 @@ impl Ring {
 
 /// The weights that a ring still needs, in order of their use.
 pub trait Weights {
-    /// Whether there are no more.
-    fn is_empty(&self) -> bool;
+    /// Those of the present tile; nothing if there are no more at all.
+    fn source(&mut self) -> &mut Source;
 
-    /// Copies the next stage's, to `to`, counted on `barrier`; there are some.
+    /// To the next tile, if there is one.
     ///
     /// # Safety
-    /// Nobody reads the stage any more.
-    unsafe fn copy_thread(&mut self, to: u32, barrier: u32);
+    /// The present one's source is empty.
+    unsafe fn next_tile(&mut self);
 }
 
 /// Keeps rings full, a lane for each: of `stages` stages at `to`, with mbarriers for "full" at `full` and for "empty" `to_empty` bytes
@@ -118,7 +118,7 @@ pub trait Weights {
 pub unsafe fn fetch_warp(mut weights: impl Weights, to: u32, full: u32, to_empty: u32, stages: u32) {
     let (mut slot, mut parity) = (0, 1);
     loop {
-        let is_left = !weights.is_empty();
+        let is_left = !weights.source().is_empty();
         // SAFETY: the caller's duty; the whole warp is here.
         unsafe {
             if !warp::vote_any(warp::FULL, is_left) {
@@ -127,7 +127,9 @@ pub unsafe fn fetch_warp(mut weights: impl Weights, to: u32, full: u32, to_empty
             let barrier = full + slot * mbarrier::BYTES;
             let is_free = is_left && mbarrier::test_wait_parity(barrier + to_empty, parity);
             if is_free {
-                weights.copy_thread(to + slot * STAGE_BYTES, barrier);
+                if weights.source().copy_thread(to + slot * STAGE_BYTES, barrier) {
+                    weights.next_tile();
+                }
                 slot += 1;
                 if slot == stages {
                     slot = 0;

@@ -263,18 +263,14 @@ impl Stream {
 
 impl Weights for Stream {
     #[inline(always)]
-    fn is_empty(&self) -> bool {
-        self.source.is_empty()
+    fn source(&mut self) -> &mut Source {
+        &mut self.source
     }
 
     #[inline(always)]
-    unsafe fn copy_thread(&mut self, to: u32, barrier: u32) {
-        // SAFETY: the caller's duty; the units are inside the tile.
-        unsafe {
-            if self.source.copy_thread(to, barrier) {
-                self.start_tile();
-            }
-        }
+    unsafe fn next_tile(&mut self) {
+        // SAFETY: as when it was made.
+        unsafe { self.start_tile() };
     }
 }
 
