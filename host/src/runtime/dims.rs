@@ -57,4 +57,17 @@ mod tests {
             assert!(matches!(check_dims(row(), &bad), Err(Error::Mismatch { .. })), "{bad:?}");
         }
     }
+
+    #[test]
+    fn a_block_has_all_the_warps_that_a_kernel_needs() {
+        use kernels::expert_gemm_small::{FETCH_WARPS, MAX_WARPS, PLAIN_F32, dims};
+        let good = dims(4, 132).unwrap();
+        check_dims(&PLAIN_F32, &good).unwrap();
+        let of = |warps: u32| Dims { block: [32 * warps, 1, 1], ..good };
+        check_dims(&PLAIN_F32, &of(FETCH_WARPS + 1)).unwrap();
+        // One that only fetches, or more than there is room for, or half a warp.
+        for bad in [of(FETCH_WARPS), of(FETCH_WARPS + MAX_WARPS + 1), Dims { block: [176, 1, 1], ..good }] {
+            assert!(matches!(check_dims(&PLAIN_F32, &bad), Err(Error::Mismatch { .. })), "{bad:?}");
+        }
+    }
 }
