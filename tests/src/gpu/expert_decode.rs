@@ -2,8 +2,7 @@
 //! `expert_gemm_small_swiglu_bf16`, `prepare_rows_bf16` again, `expert_gemm_small_plain_f32` and `combine` on the same device, behind
 //! slots that the host has sorted. Their own cases compare those with the definitions.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kernels::expert_decode::{self as decode, exchange};
 use kernels::fragment::{self, RowMajor, RowOrder, k_units, matrix_bytes};
@@ -13,6 +12,7 @@ use kernels::{combine, expert_gemm_small as small, prepare_rows_bf16 as prepare}
 use nvfp4::bf16;
 
 use super::data::{hash, uniform};
+use super::kept::Kept;
 use super::outputs::{POISON, parallel, same_bytes};
 use super::repack::bytes;
 use super::{Case, Check, Device, Size, Sizes, Value};
@@ -375,17 +375,14 @@ impl Problem {
         self.rows() * 32 * down_units as usize
     }
 
-    /// Inputs and what the split form makes of them; kept, as mutants run the same case again and again.
+    /// Inputs and what the split form makes of them.
     fn prepared(&self, device: &dyn Device) -> Result<Arc<(Inputs, Outputs)>, String> {
-        static KEPT: Mutex<BTreeMap<String, Arc<(Inputs, Outputs)>>> = Mutex::new(BTreeMap::new());
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = format!("{self:?}");
-        if let Some(found) = kept.get(&key) {
-            return Ok(Arc::clone(found));
-        }
-        let inputs = self.inputs();
-        let want = self.split(device, &inputs)?;
-        Ok(Arc::clone(kept.entry(key).or_insert(Arc::new((inputs, want)))))
+        static KEPT: Kept<(Inputs, Outputs)> = Kept::new();
+        KEPT.get(self, || {
+            let inputs = self.inputs();
+            let want = self.split(device, &inputs)?;
+            Ok((inputs, want))
+        })
     }
 
     /// A launch with each grid (0: the device's own).

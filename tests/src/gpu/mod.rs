@@ -10,6 +10,7 @@
 //! | [`data`] | input distributions |
 //! | [`outputs`] | the outputs that both kernels share, their reference and their comparison |
 //! | [`quantize`], [`swiglu`] | the cases of the two kernels |
+//! | [`kept`] | what cases make once and use again |
 //! | [`repack`] | those of the weights' repacking |
 //! | [`expert_gemm`], [`mma_model`] | those of the expert GEMMs, and the MMA's arithmetic for their reference |
 //! | [`expert_decode`] | those of the decode form |
@@ -36,6 +37,7 @@ pub mod emulator;
 pub mod expert_decode;
 pub mod expert_gemm;
 pub mod expert_gemm_mutation;
+pub mod kept;
 pub mod lines;
 pub mod mirror;
 pub mod mma_model;

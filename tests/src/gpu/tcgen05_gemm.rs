@@ -4,8 +4,8 @@
 //! definitions of [`nvfp4`] behind it, to the bit (any NaN for a NaN); what is no output must stay. A case with scales of
 //! every size is within the bar of the layer against f64.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::sync::Arc;
 
 use kernels::launch::{Dims, Launch};
 use kernels::operand::{
@@ -17,6 +17,7 @@ use nvfp4::quantize::{NON_FINITE_BITS, amax_bits_of, quantize_block};
 use nvfp4::{BLOCK, swiglu::swiglu};
 
 use super::data::{hash, uniform};
+use super::kept::Kept;
 use super::outputs::{POISON, parallel};
 use super::{Case, Check, Device, Size, Sizes, Value};
 
@@ -422,19 +423,19 @@ impl Problem {
         Ok(())
     }
 
-    /// Inputs and what must come of them; small ones are kept, as mutants run the same case again and again.
+    /// Inputs and what must come of them; small ones are kept.
     fn prepared(&self) -> Arc<(Inputs, Outputs)> {
-        static KEPT: Mutex<BTreeMap<String, Arc<(Inputs, Outputs)>>> = Mutex::new(BTreeMap::new());
+        static KEPT: Kept<(Inputs, Outputs)> = Kept::new();
         let make = || {
             let inputs = self.inputs();
             let want = self.reference(&inputs);
-            Arc::new((inputs, want))
+            (inputs, want)
         };
         if self.elements() > KEPT_ELEMENTS {
-            return make();
+            return Arc::new(make());
         }
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(kept.entry(format!("{self:?}")).or_insert_with(make))
+        let Ok(kept) = KEPT.get(self, || Ok::<_, Infallible>(make()));
+        kept
     }
 
     /// A launch with each of the grids, counted in tiles at a time; 0 stands for the form's own.

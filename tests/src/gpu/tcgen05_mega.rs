@@ -1,8 +1,7 @@
 //! Cases of the mega kernel: every byte that it writes is what the split form writes, that is `tcgen05_gemm_swiglu_nvfp4`,
 //! `tcgen05_gemm_plain_f32` and `combine` on the same device, whose own cases compare them with the definitions.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kernels::combine;
 use kernels::launch::{Dims, Launch};
@@ -13,6 +12,7 @@ use kernels::tcgen05_gemm::layout::{EPILOGUE_WARPS, Pair, START_ALIGN, Single};
 use kernels::tcgen05_mega as mega;
 
 use super::data::{hash, uniform};
+use super::kept::Kept;
 use super::outputs::{POISON, parallel, same_bytes};
 use super::tcgen05_gemm::data::{Matrix, Tokens, Values, pack_weights};
 use super::{Case, Check, Device, Size, Sizes, Value};
@@ -331,17 +331,14 @@ impl Problem {
         Ok(o)
     }
 
-    /// Inputs and what the split form makes of them; kept, as mutants run the same case again and again.
+    /// Inputs and what the split form makes of them.
     fn prepared(&self, device: &dyn Device) -> Result<Arc<(Inputs, Outputs)>, String> {
-        static KEPT: Mutex<BTreeMap<String, Arc<(Inputs, Outputs)>>> = Mutex::new(BTreeMap::new());
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = format!("{self:?}");
-        if let Some(found) = kept.get(&key) {
-            return Ok(Arc::clone(found));
-        }
-        let inputs = self.inputs();
-        let want = self.split(device, &inputs)?;
-        Ok(Arc::clone(kept.entry(key).or_insert(Arc::new((inputs, want)))))
+        static KEPT: Kept<(Inputs, Outputs)> = Kept::new();
+        KEPT.get(self, || {
+            let inputs = self.inputs();
+            let want = self.split(device, &inputs)?;
+            Ok((inputs, want))
+        })
     }
 
     /// A launch with each grid, counted in tiles at a time (0: the device's own), and lag.
