@@ -4,7 +4,7 @@
 //! NaN that no instruction makes (theirs are 0x7fff and 0x7fffffff; PTX ISA, Floating Point Instructions). So nobody counts, and
 //! no fence lies between a result and the word that it is there: that takes a microsecond each time, when nothing else is left to do.
 //!
-//! Words are zero again behind their use. Only one thread reads a word of the second product, and zeroes it. SwiGLU's are read by many
+//! Words are zero again before their next use. Only one thread reads a word of the second product, and zeroes it. SwiGLU's are read by many
 //! blocks, so calls take turns at two halves, and each call zeroes the other's: kernels in stream order see each other's stores.
 //!
 //! # Layout

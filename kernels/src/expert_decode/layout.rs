@@ -38,7 +38,7 @@ pub mod at {
     use super::*;
     /// u32 `[64]`: expert and number of each slot, see [`super::super::routing`].
     pub const KEYS: u32 = 0;
-    /// u32 `[64]`: the same in the order of the rows.
+    /// u32 `[64]`: expert of each row.
     pub const SORTED: u32 = KEYS + 4 * MAX_ROWS;
     /// u32 `[64]`: token of each row.
     pub const ROW_TOKEN: u32 = SORTED + 4 * MAX_ROWS;
