@@ -386,7 +386,8 @@ pub unsafe fn expert_decode(
             // Instructions for one lane at a time: spread over the warps.
             let barrier = warp + WARPS * warp::lane_id();
             if barrier < 2 * BARRIERS {
-                mbarrier::init(base + at::BARRIERS + barrier * mbarrier::BYTES, 1);
+                let arrivals = if barrier < BARRIERS { 1 } else { 32 };
+                mbarrier::init(base + at::BARRIERS + barrier * mbarrier::BYTES, arrivals);
             }
             mbarrier::fence_init();
             warp::sync_warp(warp::FULL);

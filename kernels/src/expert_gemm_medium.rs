@@ -451,11 +451,8 @@ impl Warp<'_> {
                         left -= 1;
                     }
                 }
-                // Every lane has read the stage.
-                warp::sync_warp(warp::FULL);
-                if warp::elect(warp::FULL) {
-                    mbarrier::arrive(barrier + at::TO_EMPTY);
-                }
+                // Every lane for what it has read.
+                mbarrier::arrive(barrier + at::TO_EMPTY);
                 self.slot += 1;
                 if self.slot == (self.index + 1) * STAGES {
                     self.slot -= STAGES;
@@ -518,7 +515,7 @@ impl Warp<'_> {
         }
     }
 
-    /// Gives a buffer of tokens back.
+    /// Gives a buffer of tokens back: every lane for what it has read.
     ///
     /// # Safety
     /// The whole warp, which has read all it wants of it.
@@ -526,10 +523,7 @@ impl Warp<'_> {
     unsafe fn release(&self, barrier: u32) {
         // SAFETY: the caller's duty.
         unsafe {
-            warp::sync_warp(warp::FULL);
-            if opaque(self.lane == 0) {
-                mbarrier::arrive(self.base + at::EMPTY + barrier);
-            }
+            mbarrier::arrive(self.base + at::EMPTY + barrier);
         }
     }
 
@@ -593,11 +587,12 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         let base = shared::dynamic();
         if index < CONSUMERS && lane < 2 * STAGES {
             let barrier = index * STAGES + lane % STAGES + lane / STAGES * (CONSUMERS * STAGES);
-            mbarrier::init(base + at::RING_BARRIERS + barrier * mbarrier::BYTES, 1);
+            let arrivals = if lane < STAGES { 1 } else { 32 };
+            mbarrier::init(base + at::RING_BARRIERS + barrier * mbarrier::BYTES, arrivals);
         }
         if thread::thread_idx_x() < BUFFERS {
             mbarrier::init(base + at::FULL + lane * mbarrier::BYTES, 32);
-            mbarrier::init(base + at::EMPTY + lane * mbarrier::BYTES, CONSUMERS);
+            mbarrier::init(base + at::EMPTY + lane * mbarrier::BYTES, 32 * CONSUMERS);
         }
         mbarrier::fence_init();
 

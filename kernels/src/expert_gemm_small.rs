@@ -251,7 +251,8 @@ unsafe fn run<E: Epilogue>(gemm: &Gemm, epilogue: &E) {
         };
         let (ring, full) = ring_of(warp);
         if warp < warps && lane < 2 * stages {
-            mbarrier::init(full + lane % stages * mbarrier::BYTES + lane / stages * at::TO_EMPTY, 1);
+            let arrivals = if lane < stages { 1 } else { 32 };
+            mbarrier::init(full + lane % stages * mbarrier::BYTES + lane / stages * at::TO_EMPTY, arrivals);
         }
         if thread::thread_idx_x() == 0 {
             mbarrier::init(base + at::TOKEN_BARRIER, 32);

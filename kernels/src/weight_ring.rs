@@ -41,8 +41,8 @@ impl Ring {
         Self { at, barriers, stages, slot: 0, parity: 0 }
     }
 
-    /// The products of a row tile of `units` units, in ascending k, with eight tokens. Gives each stage back: arrives at the
-    /// mbarrier `to_empty` bytes behind its own.
+    /// The products of a row tile of `units` units, in ascending k, with eight tokens. Gives each stage back: every lane arrives at
+    /// the mbarrier `to_empty` bytes behind its own.
     ///
     /// # Safety
     /// The whole warp calls it; the next stages hold the tile's units or are being filled; `b` is this lane's `ldmatrix`
@@ -80,11 +80,8 @@ impl Ring {
                         units -= 1;
                     }
                 }
-                // Every lane has read the stage.
-                warp::sync_warp(warp::FULL);
-                if warp::elect(warp::FULL) {
-                    mbarrier::arrive(barrier + to_empty);
-                }
+                // Every lane for what it has read.
+                mbarrier::arrive(barrier + to_empty);
                 self.slot += 1;
                 if self.slot == self.stages {
                     self.slot = 0;
@@ -112,13 +109,18 @@ pub trait Weights {
 /// further. For a warp of its own: a copy keeps whoever issues it until it has read its operands, when its turn comes, some 190
 /// cycles later.
 ///
+/// Lanes copy one at a time, in turns of their own: of a copy that several issue together, compute-sanitizer's racecheck asks only
+/// one whether the stage was empty.
+///
 /// # Safety
-/// The whole warp calls it; the mbarriers are initialised, and whoever multiplies arrives at "empty".
+/// The whole warp calls it; the mbarriers are initialised, and every lane of the warp that multiplies arrives at "empty".
 #[inline(always)]
 pub unsafe fn fetch_warp(mut weights: impl Weights, to: u32, full: u32, to_empty: u32, stages: u32) {
+    let lane = warp::lane_id();
     let (mut slot, mut parity) = (0, 1);
     loop {
-        let is_left = !weights.source().is_empty();
+        let source = weights.source();
+        let is_left = !source.is_empty();
         // SAFETY: the caller's duty; the whole warp is here.
         unsafe {
             if !warp::vote_any(warp::FULL, is_left) {
@@ -126,8 +128,19 @@ pub unsafe fn fetch_warp(mut weights: impl Weights, to: u32, full: u32, to_empty
             }
             let barrier = full + slot * mbarrier::BYTES;
             let is_free = is_left && mbarrier::test_wait_parity(barrier + to_empty, parity);
+            let mut turns = warp::vote_ballot(warp::FULL, is_free);
+            if turns == 0 {
+                thread::nanosleep(POLL_NS);
+                continue;
+            }
+            while turns != 0 {
+                if turns.trailing_zeros() == lane {
+                    source.copy_thread(to + slot * STAGE_BYTES, barrier);
+                }
+                turns &= turns - 1;
+            }
             if is_free {
-                if weights.source().copy_thread(to + slot * STAGE_BYTES, barrier) {
+                if source.is_empty() {
                     weights.next_tile();
                 }
                 slot += 1;
@@ -135,9 +148,6 @@ pub unsafe fn fetch_warp(mut weights: impl Weights, to: u32, full: u32, to_empty
                     slot = 0;
                     parity ^= 1;
                 }
-            }
-            if !warp::vote_any(warp::FULL, is_free) {
-                thread::nanosleep(POLL_NS);
             }
         }
     }
@@ -171,13 +181,12 @@ impl Source {
         self.units == 0
     }
 
-    /// Copies the next stage's weights, to `to`, counted on `barrier`; some are left. Returns whether these
-    /// were the last.
+    /// Copies the next stage's weights, to `to`, counted on `barrier`; some are left.
     ///
     /// # Safety
     /// The weights are there; nobody reads the stage any more.
     #[inline(always)]
-    pub unsafe fn copy_thread(&mut self, to: u32, barrier: u32) -> bool {
+    pub unsafe fn copy_thread(&mut self, to: u32, barrier: u32) {
         let units = self.units.min(STAGE_UNITS);
         let bytes = units * UNIT_BYTES as u32;
         // SAFETY: the weights are inside the tile, the stage holds them.
@@ -187,6 +196,5 @@ impl Source {
             self.from = self.from.add(bytes as usize);
         }
         self.units -= units;
-        self.units == 0
     }
 }
