@@ -20,8 +20,9 @@ const SMALL_ROWS: usize = 6;
 const MEDIUM_ROWS: usize = 10;
 /// See [`SMALL_ROWS`].
 const NARROW_ROWS: usize = 26;
-/// See [`SMALL_ROWS`]: one tile where [`Form::Wide`] needs two. Random routing spreads the rows, so from a little below 128.
-const BROAD_ROWS: RangeInclusive<usize> = 119..=224;
+/// See [`SMALL_ROWS`]: with SwiGLU, where one tile takes the rows for which [`Form::Wide`] needs two; random routing spreads the
+/// rows, so from a little below 128. Without SwiGLU a tile has as many results as a wide one for half the products.
+const BROAD_ROWS: RangeInclusive<usize> = 124..=224;
 
 // One address each.
 static MEDIUM_SWIGLU_BF16: Launch = medium::SWIGLU_BF16;
@@ -198,7 +199,7 @@ impl Gemm {
             rows if rows <= SMALL_ROWS && small.is_some() => Form::Small,
             rows if rows <= MEDIUM_ROWS || !wgmma => Form::Medium,
             rows if rows <= NARROW_ROWS => Form::Narrow,
-            rows if BROAD_ROWS.contains(&rows) => Form::Broad,
+            rows if BROAD_ROWS.contains(&rows) && epilogue != Epilogue::Plain => Form::Broad,
             _ => Form::Wide,
         });
         let launch = match (form, small) {

@@ -1,12 +1,11 @@
 //! A warpgroup: every tile of the block, from its stages to its outputs.
 
-use cuda_std::convergence::{opaque, opaque_u32};
+use cuda_std::convergence::opaque_u32;
 use cuda_std::mbarrier;
 use cuda_std::prelude::*;
 
 use super::layout::{Broad, Form, Narrow, Position, UNIT, Wide};
-use super::loader::Loader;
-use super::notes::{Notes, Who};
+use super::notes::Notes;
 use super::output::{Lane, Output};
 use super::tiles::Tile;
 use super::{Operands, single, stepped};
@@ -83,7 +82,7 @@ impl Warp {
         }
     }
 
-    /// Gives the slot of the stage at `at` back.
+    /// Gives the slot of the stage at `at` back: every lane for what it has read.
     ///
     /// # Safety
     /// The whole warp, which has read all it wants of the slot, by wgmma too.
@@ -91,10 +90,7 @@ impl Warp {
     pub unsafe fn release<F: Form>(&self, at: Position) {
         // SAFETY: the caller's duty.
         unsafe {
-            warp::sync_warp(warp::FULL);
-            if opaque(self.lane == 0) {
-                mbarrier::arrive(self.shared + at.empty::<F>());
-            }
+            mbarrier::arrive(self.shared + at.empty::<F>());
         }
     }
 
@@ -111,7 +107,7 @@ impl Warp {
     }
 }
 
-/// Brings and computes every tile of this block.
+/// Computes every tile of this block.
 ///
 /// # Safety
 /// A whole warpgroup of the block, each once; operands and `output` as the kernel demands; barriers are initialised;
@@ -124,21 +120,14 @@ pub unsafe fn warpgroup<F: Widths, O: Output>(shared: u32, operands: &Operands, 
     let mut at = Position::START;
     // SAFETY: the warpgroup is here, and all of it takes the same arm; the caller's duties.
     unsafe {
-        notes.start(Who::Consumer);
-        let mut loader = Loader::new::<F>(notes, operands, blocks);
-        // The bound is a number, so that the loop stays one.
-        let mut turn = Position::START;
-        while turn.slot < opaque_u32(F::AHEAD) {
-            loader.fetch::<F>(turn, shared, notes, operands, blocks);
-            turn.slot += 1;
-        }
+        notes.start();
         loop {
-            let tile = notes.next::<F>(Who::Consumer, operands, blocks);
+            let tile = notes.next::<F>(operands, blocks);
             if tile.rows == 0 {
                 break;
             }
             notes.set_tile(tile);
-            F::one_tile(F::width(tile.rows), shared, operands, blocks, output, &mut loader, &mut at);
+            F::one_tile(F::width(tile.rows), shared, operands, output, &mut at);
         }
     }
 }
@@ -153,9 +142,7 @@ pub trait Widths: Form {
         width: u32,
         shared: u32,
         operands: &Operands,
-        blocks: u32,
         output: &O,
-        loader: &mut Loader,
         at: &mut Position,
     );
 }
@@ -168,9 +155,7 @@ macro_rules! widths {
                 width: u32,
                 shared: u32,
                 operands: &Operands,
-                blocks: u32,
                 output: &O,
-                loader: &mut Loader,
                 at: &mut Position,
             ) {
                 // SAFETY: the caller's duties.
@@ -179,7 +164,7 @@ macro_rules! widths {
                         $($width => {
                             let me = Warp::new::<$form>(shared);
                             start::<$form, $acc>(me, operands);
-                            let acc = $multiply(me, width, operands, blocks, loader, at);
+                            let acc = $multiply(me, operands.k_units, at);
                             end::<$form, O, $acc>(me, operands, output, &acc);
                         })*
                         #[allow(unreachable_patterns)]

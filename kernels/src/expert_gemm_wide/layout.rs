@@ -1,18 +1,21 @@
 //! Shared memory of a block: the ring of stages, its barriers, the staging areas of the epilogue.
 
+use cuda_std::warp;
 use cuda_std::wgmma_rs::B_ROW_BYTES;
 
 use super::notes::Notes;
 use crate::fragment::UNIT_BYTES;
-use crate::launch::registers_fit;
 
 /// Bytes of the k unit of one row tile.
 pub const UNIT: u32 = UNIT_BYTES as u32;
 /// Bytes of a barrier.
 const BARRIER: u32 = cuda_std::mbarrier::BYTES;
+/// Warps that only bring: a warpgroup, which gives registers to the others.
+pub const PRODUCERS: u32 = 4;
+
 /// A form of the kernel: how wide its tiles are, and how the shared memory is divided.
 pub trait Form {
-    /// Warps of a block, four for each warpgroup. Each brings and computes.
+    /// Warps that compute, four for each warpgroup; in front of the [`PRODUCERS`].
     const WARPS: u32;
     /// Widest tile in tokens.
     const WIDTH: u32;
@@ -22,18 +25,24 @@ pub trait Form {
     const STAGE_UNITS: u32;
     /// Stages of the ring.
     const STAGES: u32;
-    /// Stages that are brought ahead of the one in use.
-    const AHEAD: u32;
-    /// Most registers of a thread.
+    /// Registers of a thread that computes.
     const REGISTERS: u32;
+    /// Registers of a thread that brings.
+    const PRODUCER_REGISTERS: u32;
     /// Blocks on one multiprocessor.
     const BLOCKS_PER_SM: u32;
+
+    /// Takes registers from a warp that `brings`, or gives them to one that computes.
+    ///
+    /// # Safety
+    /// Every warp of the block, once, the same of a whole warpgroup.
+    unsafe fn divide_registers(brings: bool);
 
     /// The narrowest width that the form has for `rows` rows, up to `WIDTH`.
     fn width(rows: u32) -> u32;
 
     /// Threads of a block.
-    const THREADS: u32 = 32 * Self::WARPS;
+    const THREADS: u32 = 32 * (Self::WARPS + PRODUCERS);
     /// Tokens that a warp stages at a time in the epilogue: a lane takes the results of one token and row tile.
     const CHUNK: u32 = 32 / Self::TILES;
     /// Words from one token to the next in the staging area: the warp's rows and a gap with which neither the scalar
@@ -58,9 +67,9 @@ pub trait Form {
     const NOTES_OFFSET: u32 = Self::CHUNK_OFFSET + Self::WARPS * Self::CHUNK_BYTES;
     /// Bytes of a warp's notes.
     const NOTES_BYTES: u32 = Notes::bytes(Self::WIDTH);
-    /// Offset of the barriers "stage is full": an arrival of every warp, and the bytes of the weights.
+    /// Offset of the barriers "stage is full": an arrival of every producer, and the bytes of what they bring.
     const FULL_OFFSET: u32 = Self::NOTES_OFFSET + Self::WARPS * Self::NOTES_BYTES;
-    /// Offset of the barriers "stage is empty": an arrival of every warp.
+    /// Offset of the barriers "stage is empty": an arrival of every thread that computes.
     const EMPTY_OFFSET: u32 = Self::FULL_OFFSET + Self::STAGES * BARRIER;
     /// Dynamic shared memory of a block.
     const SHARED_BYTES: u32 = Self::EMPTY_OFFSET + Self::STAGES * BARRIER;
@@ -72,12 +81,32 @@ pub trait Form {
         assert!(Self::NOTES_BYTES.is_multiple_of(16));
         assert!(Self::WARPS.is_multiple_of(4));
         assert!(matches!((Self::TILES, Self::STAGE_UNITS), (1 | 2, 1 | 2)));
-        assert!(Self::AHEAD < Self::STAGES);
+        assert!(Self::ROW_TILES.is_multiple_of(PRODUCERS));
         // 227 KiB for one block of an SM; all blocks share 228, each with 1 KiB of its own.
         assert!(Self::SHARED_BYTES <= 232_448);
         assert!(Self::BLOCKS_PER_SM * (Self::SHARED_BYTES + 1024) <= 228 * 1024);
-        assert!(registers_fit(Self::BLOCKS_PER_SM, Self::WARPS, Self::REGISTERS));
+        // What the threads start with is all that they can divide.
+        let at_start = 65_536 / (Self::BLOCKS_PER_SM * Self::THREADS) / 8 * 8;
+        let divided = 32 * (Self::WARPS * Self::REGISTERS + PRODUCERS * Self::PRODUCER_REGISTERS);
+        assert!(divided <= Self::THREADS * at_start);
+        assert!(Self::PRODUCER_REGISTERS <= at_start && at_start <= Self::REGISTERS);
     };
+}
+
+/// [`Form::divide_registers`].
+///
+/// # Safety
+/// As there; `COMPUTES` and `BRINGS` are the form's.
+#[inline(always)]
+unsafe fn divide_registers<const COMPUTES: u32, const BRINGS: u32>(brings: bool) {
+    // SAFETY: the caller's duty; the launch bounds fix what the threads start with, and the sum is no more.
+    unsafe {
+        if brings {
+            warp::set_max_registers_dec::<BRINGS>();
+        } else {
+            warp::set_max_registers_inc::<COMPUTES>();
+        }
+    }
 }
 
 /// One block per SM, up to 224 tokens by 128 weight rows, a pair of steps of a tile at a time.
@@ -89,9 +118,15 @@ impl Form for Broad {
     const TILES: u32 = 1;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
-    const AHEAD: u32 = 2;
-    const REGISTERS: u32 = 248;
+    const REGISTERS: u32 = 232;
+    const PRODUCER_REGISTERS: u32 = 40;
     const BLOCKS_PER_SM: u32 = 1;
+
+    #[inline(always)]
+    unsafe fn divide_registers(brings: bool) {
+        // SAFETY: the caller's duty.
+        unsafe { divide_registers::<{ Broad::REGISTERS }, { Broad::PRODUCER_REGISTERS }>(brings) }
+    }
 
     #[inline(always)]
     fn width(rows: u32) -> u32 {
@@ -108,9 +143,15 @@ impl Form for Wide {
     const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 4;
-    const AHEAD: u32 = 2;
-    const REGISTERS: u32 = 248;
+    const REGISTERS: u32 = 232;
+    const PRODUCER_REGISTERS: u32 = 40;
     const BLOCKS_PER_SM: u32 = 1;
+
+    #[inline(always)]
+    unsafe fn divide_registers(brings: bool) {
+        // SAFETY: the caller's duty.
+        unsafe { divide_registers::<{ Wide::REGISTERS }, { Wide::PRODUCER_REGISTERS }>(brings) }
+    }
 
     #[inline(always)]
     fn width(rows: u32) -> u32 {
@@ -127,9 +168,15 @@ impl Form for Narrow {
     const TILES: u32 = 2;
     const STAGE_UNITS: u32 = 2;
     const STAGES: u32 = 3;
-    const AHEAD: u32 = 2;
-    const REGISTERS: u32 = 128;
+    const REGISTERS: u32 = 104;
+    const PRODUCER_REGISTERS: u32 = 32;
     const BLOCKS_PER_SM: u32 = 2;
+
+    #[inline(always)]
+    unsafe fn divide_registers(brings: bool) {
+        // SAFETY: the caller's duty.
+        unsafe { divide_registers::<{ Narrow::REGISTERS }, { Narrow::PRODUCER_REGISTERS }>(brings) }
+    }
 
     #[inline(always)]
     fn width(rows: u32) -> u32 {
@@ -160,17 +207,6 @@ impl Position {
         }
     }
 
-    /// The stage `count` stages on, `count` up to the number of stages.
-    #[inline(always)]
-    pub fn ahead<F: Form>(&self, count: u32) -> Self {
-        let slot = self.slot + count;
-        if slot >= F::STAGES {
-            Self { slot: slot - F::STAGES, parity: self.parity ^ 1 }
-        } else {
-            Self { slot, parity: self.parity }
-        }
-    }
-
     /// Offset of the barrier "full" of the slot.
     #[inline(always)]
     pub fn full<F: Form>(&self) -> u32 {
@@ -197,7 +233,7 @@ mod tests {
         }
         assert_eq!(Position::START.empty::<Wide>() - Position::START.full::<Wide>(), 8 * Wide::STAGES);
         let bytes = [Narrow::SHARED_BYTES, Wide::SHARED_BYTES, Broad::SHARED_BYTES];
-        assert_eq!(bytes, [99_760, 227_776, 227_760]);
+        assert_eq!(bytes, [99_632, 227_648, 227_632]);
     }
 
     #[test]

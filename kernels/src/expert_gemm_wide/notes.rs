@@ -12,17 +12,7 @@ const WALK_BYTES: u32 = 16;
 /// Bytes of a [`Tile`].
 const TILE_BYTES: u32 = 16;
 
-/// Whose walk: a warp brings stages of tiles that it computes later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// What is brought.
-    Loader = 0,
-    /// What is computed.
-    Consumer = 1,
-}
-
-/// A warp's notes: the walks of [`Who`], the tile that is computed, then the scales of the
-/// tokens of the tile that is computed.
+/// A warp's notes: the walk, the tile that is computed, then the scales of its tokens.
 #[derive(Clone, Copy)]
 pub struct Notes {
     /// Shared address, 16-byte aligned.
@@ -32,23 +22,23 @@ pub struct Notes {
 impl Notes {
     /// Bytes for tiles of `width` tokens.
     pub const fn bytes(width: u32) -> u32 {
-        2 * WALK_BYTES + TILE_BYTES + 4 * width
+        WALK_BYTES + TILE_BYTES + 4 * width
     }
 
     /// Address of the scale of token `token` of the tile, f32.
     #[inline(always)]
     pub const fn scale(self, token: u32) -> u32 {
-        self.address + 2 * WALK_BYTES + TILE_BYTES + 4 * token
+        self.address + WALK_BYTES + TILE_BYTES + 4 * token
     }
 
     /// All lanes write the same.
     #[inline(always)]
-    unsafe fn write(self, who: Who, walk: Walk) {
+    unsafe fn write(self, walk: Walk) {
         // SAFETY: the warp's own notes; between two barriers nobody reads them.
         unsafe {
             warp::sync_warp(warp::FULL);
-            shared::store_v2(self.address + WALK_BYTES * who as u32, [walk.tile, walk.expert]);
-            shared::store_u32(self.address + WALK_BYTES * who as u32 + 8, walk.base);
+            shared::store_v2(self.address, [walk.tile, walk.expert]);
+            shared::store_u32(self.address + 8, walk.base);
             warp::sync_warp(warp::FULL);
         }
     }
@@ -58,9 +48,9 @@ impl Notes {
     /// # Safety
     /// The whole warp, whose notes these are.
     #[inline(always)]
-    pub unsafe fn start(self, who: Who) {
+    pub unsafe fn start(self) {
         // SAFETY: the caller's duty.
-        unsafe { self.write(who, Walk::new(thread::block_idx_x(), thread::grid_dim_x())) }
+        unsafe { self.write(Walk::new(thread::block_idx_x(), thread::grid_dim_x())) }
     }
 
     /// The next tile, or [`Tile::NONE`]; `blocks` of row tiles in each expert.
@@ -68,22 +58,17 @@ impl Notes {
     /// # Safety
     /// The whole warp, whose notes these are; the walk has started; `counts` has an element per expert.
     #[inline(always)]
-    pub unsafe fn next<F: Form>(self, who: Who, operands: &Operands, blocks: u32) -> Tile {
+    pub unsafe fn next<F: Form>(self, operands: &Operands, blocks: u32) -> Tile {
         // SAFETY: the caller's duty.
         unsafe {
-            let at = self.address + WALK_BYTES * who as u32;
+            let at = self.address;
             let [tile, expert] = shared::load_v2(at);
             let mut walk =
                 Walk { tile, stride: thread::grid_dim_x(), expert, base: shared::load_u32(at + 8) };
             let (experts, blocks) = (opaque_u32(operands.experts), opaque_u32(blocks));
             let next = walk.next(experts, blocks, F::WIDTH, |e| *operands.counts.add(e as usize));
-            self.write(who, walk);
-            Tile {
-                expert: warp::uniform(next.expert),
-                block: warp::uniform(next.block),
-                first: warp::uniform(next.first),
-                rows: warp::uniform(next.rows),
-            }
+            self.write(walk);
+            next.uniform_warp()
         }
     }
 
@@ -97,7 +82,7 @@ impl Notes {
         unsafe {
             warp::sync_warp(warp::FULL);
             // Word by word: ptxas spills what it gathers for a vector here.
-            let at = self.address + 2 * WALK_BYTES;
+            let at = self.address + WALK_BYTES;
             shared::store_u32(at, tile.expert);
             shared::store_u32(at + 4, tile.block);
             shared::store_u32(at + 8, tile.first);
@@ -113,8 +98,7 @@ impl Notes {
     #[inline(always)]
     pub unsafe fn tile(self) -> Tile {
         // SAFETY: the caller's duty.
-        let [expert, block, first, rows] =
-            unsafe { shared::load_v4(opaque_u32(self.address) + 2 * WALK_BYTES) };
+        let [expert, block, first, rows] = unsafe { shared::load_v4(opaque_u32(self.address) + WALK_BYTES) };
         Tile { expert, block, first, rows }
     }
 }

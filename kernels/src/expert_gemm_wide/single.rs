@@ -4,59 +4,44 @@
 use cuda_std::wgmma;
 use cuda_std::wgmma_rs::{self, DESCRIPTOR_K16};
 
-use super::Operands;
 use super::consumer::Warp;
 use super::layout::{Form, Position};
-use super::loader::Loader;
 
 /// The accumulators of the warpgroup's m64 tile: one chain over all k16 steps in order.
 ///
 /// # Safety
 /// As [`super::consumer::warpgroup`]; `k_units` is at least 1.
 #[inline(always)]
-pub unsafe fn multiply<F: Form, const ACC: usize>(
-    me: Warp,
-    _width: u32,
-    operands: &Operands,
-    blocks: u32,
-    loader: &mut Loader,
-    at: &mut Position,
-) -> [u32; ACC] {
+pub unsafe fn multiply<F: Form, const ACC: usize>(me: Warp, k_units: u32, at: &mut Position) -> [u32; ACC] {
     const { assert!(F::TILES == 1 && F::STAGE_UNITS == 2) };
     let mut acc = [0u32; ACC];
-    let k_units = operands.k_units;
     let mut left = k_units;
     // SAFETY: the warpgroup is here; a stage is used between "full" and "empty"; fragments are only overwritten
     // when the group that reads them is done.
     unsafe {
         me.wait_full::<F>(*at);
-        let mut half = 0;
-        let mut unit = me.load::<F>(*at, half, 0);
+        let mut unit = me.load::<F>(*at, 0, 0);
         let mut even = [unit.fragment(0), unit.fragment(1)];
         let mut previous = *at;
+        let mut half = 0;
         loop {
             let b = wgmma_rs::descriptor(me.shared + at.slot * F::B_BYTES + half * F::UNIT_B_BYTES);
             wgmma_rs::rs_two_steps(&mut acc, even, b);
             wgmma::wait_group::<1>();
+            // Nothing reads the stage before any more.
             if half == 0 && left != k_units {
                 me.release::<F>(previous);
             }
             let odd = [unit.fragment(2), unit.fragment(3)];
             wgmma_rs::rs_two_steps(&mut acc, odd, b + 2 * DESCRIPTOR_K16);
             left -= 1;
-            // Once in a stage, when the others have had time to give the slot back.
-            if half == F::STAGE_UNITS - 1 || left == 0 {
-                loader.fetch::<F>(at.ahead::<F>(F::AHEAD), me.shared, me.notes, operands, blocks);
-            }
-            half ^= 1;
-            if half == 0 || left == 0 {
-                previous = *at;
-                at.advance::<F>();
-            }
             if left == 0 {
                 break;
             }
+            half ^= 1;
             if half == 0 {
+                previous = *at;
+                at.advance::<F>();
                 me.wait_full::<F>(*at);
             }
             unit = me.load::<F>(*at, half, 0);
@@ -64,7 +49,8 @@ pub unsafe fn multiply<F: Form, const ACC: usize>(
             even = [unit.fragment(0), unit.fragment(1)];
         }
         wgmma::wait_group::<0>();
-        me.release::<F>(previous);
+        me.release::<F>(*at);
+        at.advance::<F>();
     }
     acc
 }

@@ -4,73 +4,70 @@
 use cuda_std::wgmma;
 use cuda_std::wgmma_rs::{self, DESCRIPTOR_K16};
 
-use super::Operands;
-use super::consumer::Warp;
+use super::consumer::{Unit, Warp};
 use super::layout::{Form, Position};
-use super::loader::Loader;
 
 /// The accumulators of the warpgroup's two m64 tiles: one chain over all k16 steps in order.
 ///
 /// # Safety
 /// As [`super::consumer::warpgroup`]; `k_units` is at least 1.
 #[inline(always)]
-pub unsafe fn multiply<F: Form, const N: usize>(
-    me: Warp,
-    _width: u32,
-    operands: &Operands,
-    blocks: u32,
-    loader: &mut Loader,
-    at: &mut Position,
-) -> [u32; N] {
+pub unsafe fn multiply<F: Form, const N: usize>(me: Warp, k_units: u32, at: &mut Position) -> [u32; N] {
     const { assert!(F::TILES == 2 && F::STAGE_UNITS == 2) };
     let mut acc = [0u32; N];
-    let k_units = operands.k_units;
     let mut left = k_units;
-    // SAFETY: the warpgroup is here; a stage is used between "full" and "empty"; fragments are only overwritten
-    // when the group that reads them is done.
+    // SAFETY: the warpgroup is here; a stage is used between "full" and "empty".
     unsafe {
         me.wait_full::<F>(*at);
-        let mut half = 0;
-        let mut units = [me.load::<F>(*at, half, 0), me.load::<F>(*at, half, 1)];
-        let mut even = [units[0].fragment(0), units[1].fragment(0)];
         let mut previous = *at;
         loop {
-            let b = wgmma_rs::descriptor(me.shared + at.slot * F::B_BYTES + half * F::UNIT_B_BYTES);
-            wgmma_rs::rs_pair_step(&mut acc, even[0], even[1], b);
-            wgmma::wait_group::<1>();
-            if half == 0 && left != k_units {
-                me.release::<F>(previous);
-            }
-            let odd = [units[0].fragment(1), units[1].fragment(1)];
-            wgmma_rs::rs_pair_step(&mut acc, odd[0], odd[1], b + DESCRIPTOR_K16);
+            let b = wgmma_rs::descriptor(me.shared + at.slot * F::B_BYTES);
+            multiply_unit(&mut acc, [me.load::<F>(*at, 0, 0), me.load::<F>(*at, 0, 1)], b, || {
+                if left != k_units {
+                    me.release::<F>(previous);
+                }
+            });
             left -= 1;
-            // Once in a stage, when the others have had time to give the slot back.
-            if half == F::STAGE_UNITS - 1 || left == 0 {
-                loader.fetch::<F>(at.ahead::<F>(F::AHEAD), me.shared, me.notes, operands, blocks);
-            }
-            wgmma::wait_group::<1>();
-            even = [units[0].fragment(2), units[1].fragment(2)];
-            wgmma_rs::rs_pair_step(&mut acc, even[0], even[1], b + 2 * DESCRIPTOR_K16);
-            wgmma::wait_group::<1>();
-            let odd = [units[0].fragment(3), units[1].fragment(3)];
-            wgmma_rs::rs_pair_step(&mut acc, odd[0], odd[1], b + 3 * DESCRIPTOR_K16);
-            wgmma::wait_group::<1>();
-            half ^= 1;
-            if half == 0 || left == 0 {
-                previous = *at;
-                at.advance::<F>();
-            }
             if left == 0 {
                 break;
             }
-            if half == 0 {
-                me.wait_full::<F>(*at);
+            let b = wgmma_rs::descriptor(me.shared + at.slot * F::B_BYTES + F::UNIT_B_BYTES);
+            multiply_unit(&mut acc, [me.load::<F>(*at, 1, 0), me.load::<F>(*at, 1, 1)], b, || ());
+            left -= 1;
+            if left == 0 {
+                break;
             }
-            units = [me.load::<F>(*at, half, 0), me.load::<F>(*at, half, 1)];
-            even = [units[0].fragment(0), units[1].fragment(0)];
+            previous = *at;
+            at.advance::<F>();
+            me.wait_full::<F>(*at);
         }
         wgmma::wait_group::<0>();
-        me.release::<F>(previous);
+        me.release::<F>(*at);
+        at.advance::<F>();
     }
     acc
+}
+
+/// A unit of both tiles. `ready`: nothing reads what was multiplied before any more.
+///
+/// # Safety
+/// As [`multiply`]; the unit's tokens are at `b`.
+#[inline(always)]
+unsafe fn multiply_unit<const N: usize>(acc: &mut [u32; N], units: [Unit; 2], b: u64, ready: impl FnOnce()) {
+    // SAFETY: the caller's duty; fragments are only overwritten when the group that reads them is done.
+    unsafe {
+        let even = [units[0].fragment(0), units[1].fragment(0)];
+        wgmma_rs::rs_pair_step(acc, even[0], even[1], b);
+        wgmma::wait_group::<1>();
+        ready();
+        let odd = [units[0].fragment(1), units[1].fragment(1)];
+        wgmma_rs::rs_pair_step(acc, odd[0], odd[1], b + DESCRIPTOR_K16);
+        wgmma::wait_group::<1>();
+        let even = [units[0].fragment(2), units[1].fragment(2)];
+        wgmma_rs::rs_pair_step(acc, even[0], even[1], b + 2 * DESCRIPTOR_K16);
+        wgmma::wait_group::<1>();
+        let odd = [units[0].fragment(3), units[1].fragment(3)];
+        wgmma_rs::rs_pair_step(acc, odd[0], odd[1], b + 3 * DESCRIPTOR_K16);
+        wgmma::wait_group::<1>();
+    }
 }

@@ -4,6 +4,8 @@
 //! the same time read the same weights, and the tokens of one expert, from L2. An expert's rows are split evenly
 //! into as few ranges as a tile's width allows, in whole groups of [`GROUP`].
 
+use cuda_std::warp;
+
 /// Rows of a group: after so many the swizzle of token rows repeats.
 pub const GROUP: u32 = 8;
 
@@ -21,6 +23,23 @@ pub struct Tile {
 }
 
 impl Tile {
+    /// The same, so that the compiler can see that all lanes have it.
+    ///
+    /// # Safety
+    /// The whole warp, with one tile.
+    #[inline(always)]
+    pub unsafe fn uniform_warp(self) -> Self {
+        // SAFETY: the caller's duty.
+        unsafe {
+            Self {
+                expert: warp::uniform(self.expert),
+                block: warp::uniform(self.block),
+                first: warp::uniform(self.first),
+                rows: warp::uniform(self.rows),
+            }
+        }
+    }
+
     /// No tile.
     pub const NONE: Tile = Tile { expert: 0, block: 0, first: 0, rows: 0 };
 }
