@@ -9,8 +9,8 @@ use kernels::launch::Arch;
 
 /// Lines that must follow alike where two texts meet again.
 const RUN: usize = 16;
-/// Lines of both together after which they must.
-const GAP: usize = 80;
+/// Lines of both together after which they must: more than two epilogues have.
+const GAP: usize = 4000;
 
 /// A line of code: its number in the module, what it says without names, and the names.
 struct Line<'a> {
@@ -56,10 +56,17 @@ fn take_apart<'a>(line: &'a str, number: u32, entry: &str) -> Line<'a> {
     Line { number, skeleton: (skeleton + rest).replace(entry, "entry"), names }
 }
 
+/// What lines say without names.
+fn words<'a>(lines: &'a [Line<'_>]) -> Vec<&'a str> {
+    lines.iter().map(|line| line.skeleton.as_str()).collect()
+}
+
 /// The numbers of lines of `b` that are in `a` too.
 fn alike(a: &[Line<'_>], b: &[Line<'_>]) -> HashSet<u32> {
     let mut names = Names::default();
     let mut found = HashSet::new();
+    let mut places: HashMap<Vec<&str>, Vec<usize>> = HashMap::new();
+    b.windows(RUN).enumerate().for_each(|(at, run)| places.entry(words(run)).or_default().push(at));
     let (mut i, mut j) = (0, 0);
     while i < a.len() && j < b.len() {
         if a[i].skeleton == b[j].skeleton {
@@ -69,15 +76,12 @@ fn alike(a: &[Line<'_>], b: &[Line<'_>]) -> HashSet<u32> {
             (i, j) = (i + 1, j + 1);
             continue;
         }
-        let meet = |&(x, y): &(usize, usize)| {
-            let (x, y) = (a.get(i + x..), b.get(j + y..));
-            x.zip(y).is_some_and(|(x, y)| {
-                x.len().min(y.len()) >= RUN
-                    && x.iter().zip(y).take(RUN).all(|(x, y)| x.skeleton == y.skeleton)
-            })
+        let meet = |x: usize| {
+            let at = places.get(&words(a.get(i + x..i + x + RUN)?))?;
+            at.get(at.partition_point(|&y| y < j)).map(|y| (x, y - j))
         };
-        let gaps = (1..=GAP).flat_map(|both| (0..=both).map(move |x| (x, both - x)));
-        let Some((x, y)) = gaps.into_iter().find(meet) else { break };
+        let meetings = (0..=GAP).filter_map(meet).filter(|(x, y)| x + y <= GAP);
+        let Some((x, y)) = meetings.min_by_key(|(x, y)| x + y) else { break };
         (i, j) = (i + x, j + y);
     }
     found
