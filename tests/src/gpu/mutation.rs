@@ -20,10 +20,11 @@ use super::{Case, Sizes, cases_at, routing, text};
 
 /// Schedules, by what is likely to notice most: warps in turn, consumers first, late copies.
 pub const SCHEDULES: [&str; 3] = ["round-robin", "consumer-first", "async-late"];
-/// Those for a kernel. The first one does for the expert GEMMs, whose code is long: where both were tried it killed all of
-/// their mutants that [`SCHEDULES`] do.
+/// Those for a kernel. The first one does for those whose code is long: where both were tried it killed all of their mutants
+/// that [`SCHEDULES`] do.
 pub fn schedules(kernel: &Launch) -> &'static [&'static str] {
-    if kernel.name.starts_with("expert_gemm_") { &SCHEDULES[..1] } else { &SCHEDULES }
+    let is_long = ["expert_", "tcgen05_"].iter().any(|family| kernel.name.starts_with(family));
+    if is_long { &SCHEDULES[..1] } else { &SCHEDULES }
 }
 
 /// Every schedule that has a name, and two at random.
