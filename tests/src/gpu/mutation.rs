@@ -68,12 +68,15 @@ pub fn mutate(
         .map_err(|e: RunError| format!("{}, {}: {e}", kernel.name, arch.name()))
 }
 
-/// Lines of a kernel whose mutants are judged with its representative.
+/// Lines of a kernel whose mutants are judged with its representative or, of SwiGLU in f32, with SwiGLU in bf16.
 fn judged_elsewhere(arch: Arch, kernel: &'static Launch) -> HashSet<u32> {
-    match representative(kernel) {
-        own if own.name == kernel.name => HashSet::new(),
-        other => lines_alike(arch, kernel.name, other.name),
-    }
+    let sibling = kernel.name.strip_suffix("_swiglu_f32").filter(|form| form.starts_with("expert_gemm_"));
+    let sibling = sibling.and_then(|form| find(&format!("{form}_swiglu_bf16")));
+    let others = [Some(representative(kernel)), sibling].into_iter().flatten();
+    others
+        .filter(|other| other.name != kernel.name)
+        .flat_map(|other| lines_alike(arch, kernel.name, other.name))
+        .collect()
 }
 
 /// Kinds and instructions of the mutants of a kernel that are judged with another, and of those that are not.
