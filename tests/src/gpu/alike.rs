@@ -9,7 +9,7 @@ use kernels::launch::Arch;
 
 /// Lines that must follow alike where two texts meet again.
 const RUN: usize = 16;
-/// Lines of both together after which they must: more than two epilogues have.
+/// Lines of both together after which they must: the epilogues between two loops are shorter.
 const GAP: usize = 4000;
 
 /// A line of code: its number in the module, what it says without names, and the names.
